@@ -1,0 +1,1 @@
+"""Tests of breccia; they mirror the package."""

@@ -1,0 +1,70 @@
+"""Fixtures of the whole suite: golden files."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+GOLDEN = TESTS / "golden"
+
+CheckGolden = Callable[..., None]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write the golden files instead of comparing with them")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests marked `exhaustive` unless -m asks for a selection or the test was named on the command line."""
+    if config.option.markexpr or any("::" in argument for argument in config.args):
+        return
+    left_out = [item for item in items if item.get_closest_marker("exhaustive")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("exhaustive")]
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> CheckGolden:
+    """Compare text with a file under tests/golden/: `golden(text)`, or `golden(text, "gemm.py")` for a chosen name.
+
+    The file lies at the path of the test module, and is named after the test unless told. A missing file fails;
+    `pytest --update-golden` (or `make golden`) writes it.
+    """
+    path: Path = request.node.path
+    folder = GOLDEN / path.relative_to(TESTS).with_suffix("")
+    default = re.sub(r"[^\w.=+-]+", "-", request.node.name).strip("-") + ".txt"
+    update = bool(request.config.getoption("--update-golden"))
+
+    def check(text: str, name: str = default) -> None:
+        __tracebackhide__ = True
+        compare_golden(text, folder / name, update=update)
+
+    return check
+
+
+def compare_golden(text: str, file: Path, *, update: bool) -> None:
+    """Fail with a unified diff unless `file` holds `text`; with `update`, write it."""
+    __tracebackhide__ = True
+    text = text if text.endswith("\n") else text + "\n"
+    if update:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+        return
+    if not file.exists():
+        pytest.fail(f"no golden file {_shown(file)}; look at the text below, then run `make golden`\n\n{text}")
+    expected = file.read_text(encoding="utf-8")
+    if expected != text:
+        diff = difflib.unified_diff(
+            expected.splitlines(), text.splitlines(), f"{_shown(file)} (golden)", "this run", lineterm="", n=4
+        )
+        pytest.fail("text differs from its golden file; if that is meant, run `make golden`\n\n" + "\n".join(diff))
+
+
+def _shown(file: Path) -> str:
+    return file.relative_to(TESTS.parent).as_posix() if file.is_relative_to(TESTS.parent) else file.name
