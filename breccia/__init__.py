@@ -1,7 +1,7 @@
 """breccia: block-scaled numbers as a type, compiled to readable kernels.
 
-`import breccia` loads nothing beyond the standard library. Every public name and submodule is loaded on first use (PEP 562),
-so the price of NumPy, xDSL or a framework is paid only by the code that needs it.
+`import breccia` loads nothing beyond the standard library. Every public name and submodule is loaded on first use
+(PEP 562), so the price of NumPy, xDSL or a framework is paid only by the code that needs it.
 """
 
 from __future__ import annotations
@@ -88,13 +88,15 @@ _HOMES = {
     ),
     "breccia.frontend.compile": "compile",
     "breccia.functions": (
-        "amax astype broadcast_to cast cast_ste cast_ste_clipped concat dequantize exp gelu grouped_matmul layer_norm matmul "
-        "max maximum mean minimum relu requantize reshape rms_norm rsqrt sigmoid silu softmax sqrt sum tanh transpose where"
+        "amax astype broadcast_to cast cast_ste cast_ste_clipped concat dequantize exp gelu grouped_matmul layer_norm "
+        "matmul max maximum mean minimum relu requantize reshape rms_norm rsqrt sigmoid silu softmax sqrt sum tanh "
+        "transpose where"
     ),
     "breccia.layouts": "Layout PerBlockK PerBlockMN PerChannel PerTensor",
     "breccia.recipes": "Level Offset Policy Recipe ZeroPoint all_recipes",
     "breccia.scaling": (
-        "DelayedScaling Float8BlockScaling Float8CurrentScaling INT4Scaling MXFP8BlockScaling NVFP4BlockScaling ScalingRecipe"
+        "DelayedScaling Float8BlockScaling Float8CurrentScaling INT4Scaling MXFP8BlockScaling NVFP4BlockScaling "
+        "ScalingRecipe"
     ),
     "breccia.tensor": "ScaledTensor from_buffer",
 }

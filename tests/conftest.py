@@ -1,13 +1,19 @@
-"""Fixtures of the whole suite: golden files."""
+"""What the whole suite shares: golden files and hypothesis' profile."""
 
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# The machine may be busy, so no deadlines; in CI the same examples every time, so that a red run can be repeated.
+hypothesis.settings.register_profile("breccia", deadline=None, print_blob=True, derandomize="CI" in os.environ)
+hypothesis.settings.load_profile("breccia")
 
 TESTS = Path(__file__).parent
 GOLDEN = TESTS / "golden"
@@ -16,17 +22,9 @@ CheckGolden = Callable[..., None]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--update-golden", action="store_true", help="write the golden files instead of comparing with them")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests marked `exhaustive` unless -m asks for a selection or the test was named on the command line."""
-    if config.option.markexpr or any("::" in argument for argument in config.args):
-        return
-    left_out = [item for item in items if item.get_closest_marker("exhaustive")]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not item.get_closest_marker("exhaustive")]
+    parser.addoption(
+        "--update-golden", action="store_true", help="write the golden files instead of comparing with them"
+    )
 
 
 @pytest.fixture
