@@ -1,0 +1,1 @@
+"""The breccia dialect: attributes, types, ops, printer, forms, interpreter."""

@@ -1,0 +1,314 @@
+"""Recipes: what is needed to decode a block-scaled tensor, and the policy by which values were encoded.
+
+    x[i] = (E(e[i]) - zero[i // block]) * s_innermost[i // block] * ... * s_outermost[i // block] + offset[i // block]
+
+Each product is rounded to float32, innermost scale first; that is the whole meaning of a recipe. Blocks are given for the
+trailing axes: `(1, 32)` on a tensor of rank 3 is `(1, 1, 32)`. An entry of None spans the whole axis, and a block of None
+spans the whole tensor. The last block of an axis may be partial.
+
+Nothing outside this file may branch on a recipe's name. To add a recipe, add one entry to `_NAMED`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from breccia import formats
+from breccia.errors import RecipeError, ShapeError
+from breccia.formats import Format
+
+Block = tuple[int | None, ...]
+Amax = Literal["current", "delayed", "static"]
+ScaleRule = Literal["exact", "floor", "ceil", "even"]
+Division = Literal["divide", "reciprocal"]
+Rounding = Literal["rne", "ties_away", "ties_zero", "stochastic"]
+Overflow = Literal["saturate", "nan"]
+NonFinite = Literal["poison", "saturate", "error"]
+ZeroScale = Literal["one", "smallest", "zero"]
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "amax": ("current", "delayed", "static"),
+    "scale": ("exact", "floor", "ceil", "even"),
+    "division": ("divide", "reciprocal"),
+    "rounding": ("rne", "ties_away", "ties_zero", "stochastic"),
+    "overflow": ("saturate", "nan"),
+    "nonfinite": ("poison", "saturate", "error"),
+    "zero_scale": ("one", "smallest", "zero"),
+}
+
+
+@dataclass(frozen=True)
+class Level:
+    """One array of scales: `dtype` names the scale format, `block` the elements that share one scale."""
+
+    dtype: Format
+    block: Block | None = None
+
+    def __post_init__(self) -> None:
+        check_block(self.block, "Level.block")
+        if self.dtype.kind == "codebook":
+            raise RecipeError(f"a scale cannot be stored as {self.dtype.name}; use a float or integer format")
+
+    def resolve(self, rank: int) -> Block:
+        """The block for a tensor of `rank` axes: 1 for missing leading axes; surplus leading axes are dropped."""
+        return resolve_block(self.block, rank)
+
+
+@dataclass(frozen=True)
+class ZeroPoint:
+    """Integer subtracted from elements before scaling; one for each block of the innermost level."""
+
+    dtype: Format
+
+    def __post_init__(self) -> None:
+        if self.dtype.kind != "int":
+            raise RecipeError(f"a zero point is an integer, not {self.dtype.name}; a float one is an Offset")
+
+
+@dataclass(frozen=True)
+class Offset:
+    """Float added after scaling (GGUF, MLX affine); one for each block of the innermost level."""
+
+    dtype: Format
+
+    def __post_init__(self) -> None:
+        if self.dtype.kind != "float":
+            raise RecipeError(f"an offset is a float, not {self.dtype.name}; an integer one is a ZeroPoint")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How values are encoded. Decoding never needs it, so it is no part of a tensor's type.
+
+    scale rules, for the innermost level, with amax the largest |x| of a block and m the largest element (`max`):
+      exact     amax / m, rounded to nearest even in the scale's dtype
+      floor     2**(floor(log2 amax) - floor(log2 m)): OCP MX v1.0; amax may overflow the element and saturates
+      ceil      the smallest power of two not below amax / m ("RCEIL" of cuBLAS, TransformerEngine)
+      even      floor, after amax is rounded to the element's mantissa bits (Quark, torchao EVEN)
+    All are computed on integer bits; outer levels are always exact.
+    """
+
+    amax: Amax = "current"
+    scale: ScaleRule = "exact"
+    division: Division = "divide"
+    """`reciprocal`: amax times 1/m rounded to float32, as XLA and some kernels do; half of the scales differ by an ulp."""
+    rounding: Rounding = "rne"
+    overflow: Overflow = "saturate"
+    nonfinite: NonFinite = "poison"
+    """A block that holds NaN or Inf: `poison` gives it a NaN scale, so that it decodes to NaN and no other block does;
+    `saturate` takes Inf for the largest finite float32 (NaN still poisons); `error` raises."""
+    zero_scale: ZeroScale = "one"
+    """The scale of a block of zeros: 1, the smallest of its format, or 0."""
+    max: float | None = None
+    """The element value that amax is mapped to; None for the largest finite one. INT4 in torchao: 7.5."""
+    scale_min: float | None = None
+    """Scales below this are raised to it (after rounding); None for the smallest positive value of the scale's format."""
+    amax_min: float | None = None
+    """amax below this is raised to it, as DeepGEMM does at 1e-4."""
+    history: int = 1024
+    """Delayed scaling only: how many amax values are kept."""
+    history_rule: Literal["max", "most_recent"] = "max"
+    margin: int = 0
+    """Delayed scaling only: scales are multiplied by 2**margin, so that amax may grow by that much before it saturates."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise RecipeError(f"Policy.{name} is {getattr(self, name)!r}; allowed: {', '.join(allowed)}")
+        if isinstance(self.history, bool) or not isinstance(self.history, int) or self.history < 1:
+            raise RecipeError(f"Policy.history is {self.history!r}; the amax history needs a length of at least 1")
+        if isinstance(self.margin, bool) or not isinstance(self.margin, int) or self.margin < 0:
+            raise RecipeError(f"Policy.margin is {self.margin!r}; it must be an integer of at least 0")
+        for name in ("max", "scale_min", "amax_min"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise RecipeError(f"Policy.{name} is {value!r}; it must be positive and finite, or None")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything needed to decode (`element`, `levels`, `zero_point`, `offset`), and the `policy` to encode.
+
+    Invariants: levels run from outermost to innermost, and no block of a level is larger than the one outside it;
+    power-of-two scale formats have a power-of-two scale rule. `name` is for people: equality ignores it.
+    """
+
+    element: Format
+    levels: tuple[Level, ...]
+    zero_point: ZeroPoint | None = None
+    offset: Offset | None = None
+    policy: Policy = field(default=Policy())
+    name: str = field(default="", compare=False)
+    equals: str = field(default="", compare=False)
+    """Which library's encoder this equals bit for bit, and where it does not."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.element, Format):
+            raise RecipeError(f"Recipe.element is {self.element!r}; give a format, such as formats.float8_e4m3fn")
+        if not self.levels or not all(isinstance(level, Level) for level in self.levels):
+            raise RecipeError("Recipe.levels needs at least one Level, outermost first")
+        if self.innermost.dtype.is_power_of_two and self.policy.scale == "exact":
+            raise RecipeError(
+                f"scales of {self.innermost.dtype.name} are powers of two, so Policy.scale cannot be 'exact'; "
+                "use 'ceil', 'floor' or 'even'"
+            )
+        for outer, inner in zip(self.levels, self.levels[1:], strict=False):
+            _check_nested(outer.block, inner.block)
+
+    def __repr__(self) -> str:
+        return f"<recipe {self.name or self.describe()}>"
+
+    @property
+    def innermost(self) -> Level:
+        return self.levels[-1]
+
+    def blocks(self, rank: int) -> tuple[Block, ...]:
+        """The block of every level for a tensor of `rank` axes, outermost first.
+
+        >>> nvfp4.blocks(2)
+        ((None, None), (1, 16))
+        """
+        return tuple(level.resolve(rank) for level in self.levels)
+
+    def along(self, axis: int, rank: int) -> Recipe:
+        """This recipe with its last axis laid along `axis` of a tensor of `rank` axes; itself where nothing changes.
+
+        >>> mxfp8_e4m3.along(0, 2).blocks(2)
+        ((32, 1),)
+        """
+        axis = normalize_axis(axis, rank)
+        order = [*range(rank - 1)]
+        order.insert(axis, rank - 1)
+        return self.permuted(tuple(order))
+
+    def permuted(self, order: tuple[int, ...]) -> Recipe:
+        """The recipe of a tensor whose axes are permuted: new axis i is old axis `order[i]`; itself where nothing changes."""
+        rank = len(order)
+        levels = tuple(
+            level if moved == level.resolve(rank) else replace(level, block=moved)
+            for level in self.levels
+            for moved in [tuple(level.resolve(rank)[i] for i in order)]
+        )
+        return self if levels == self.levels else replace(self, levels=levels)
+
+    def with_policy(self, **changes: object) -> Recipe:
+        """This recipe with some fields of its policy changed.
+
+        >>> mxfp8_e4m3.with_policy(scale="floor").policy.scale
+        'floor'
+        """
+        return replace(self, policy=replace(self.policy, **changes), equals="")  # type: ignore[arg-type]
+
+    @property
+    def decode_key(self) -> tuple[object, ...]:
+        """What decides decoding: equal keys mean that the same bytes hold the same values."""
+        return (self.element, self.levels, self.zero_point, self.offset)
+
+    def describe(self) -> str:
+        """One line for people, such as `float4_e2m1fn, float32 per tensor, float8_e4m3fn per 1x16`."""
+        parts = [self.element.name]
+        parts += [f"{level.dtype.name} per {_block_text(level.block)}" for level in self.levels]
+        if self.zero_point:
+            parts.append(f"zero point {self.zero_point.dtype.name}")
+        if self.offset:
+            parts.append(f"offset {self.offset.dtype.name}")
+        return ", ".join(parts)
+
+
+def check_block(block: Block | None, what: str = "block") -> None:
+    """Raise RecipeError unless `block` is None or a tuple of positive ints and Nones."""
+    if block is None:
+        return
+    if not isinstance(block, tuple) or not block:
+        raise RecipeError(f"{what} is {block!r}; give a tuple such as (1, 32), or None for the whole tensor")
+    for size in block:
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+            raise RecipeError(f"{what} is {block!r}: {size!r} is not a block size; allowed: an integer of at least 1, or None")
+
+
+def resolve_block(block: Block | None, rank: int) -> Block:
+    """`block` with one entry for each of `rank` axes."""
+    if block is None:
+        return (None,) * rank
+    return (1,) * (rank - len(block)) + block if len(block) <= rank else block[len(block) - rank :]
+
+
+def normalize_axis(axis: int, rank: int) -> int:
+    if isinstance(axis, bool) or not isinstance(axis, int) or not -rank <= axis < rank:
+        raise ShapeError(f"axis {axis!r} is out of range for a tensor of rank {rank}; allowed: {-rank} to {rank - 1}")
+    return axis % rank
+
+
+def _block_text(block: Block | None) -> str:
+    return "tensor" if block is None else "x".join("all" if b is None else str(b) for b in block)
+
+
+def _check_nested(outer: Block | None, inner: Block | None) -> None:
+    rank = max(len(outer or ()), len(inner or ()), 1)
+    for big, small in zip(resolve_block(outer, rank), resolve_block(inner, rank), strict=True):
+        if big is not None and (small is None or big % small):
+            raise RecipeError(
+                f"levels run from outermost to innermost: a block of {_block_text(inner)} does not fit a whole number "
+                f"of times into {_block_text(outer)}"
+            )
+
+
+def _named() -> dict[str, Recipe]:
+    f = formats
+    f32, e8m0, e4m3, e5m2 = f.float32, f.float8_e8m0fnu, f.float8_e4m3fn, f.float8_e5m2
+    ceil, mx = Policy(scale="ceil"), Policy(scale="ceil", zero_scale="smallest")
+    mx_block = (Level(e8m0, (1, 32)),)
+    table: dict[str, Recipe] = {
+        "float8_tensor": Recipe(e4m3, (Level(f32),)),
+        "float8_e5m2_tensor": Recipe(e5m2, (Level(f32),)),
+        "float8_e4m3fnuz_tensor": Recipe(f.float8_e4m3fnuz, (Level(f32),)),
+        "float8_e5m2fnuz_tensor": Recipe(f.float8_e5m2fnuz, (Level(f32),)),
+        "float8_row": Recipe(e4m3, (Level(f32, (1, None)),)),
+        "float8_1x128": Recipe(e4m3, (Level(f32, (1, 128)),)),
+        "float8_128x128": Recipe(e4m3, (Level(f32, (128, 128)),)),
+        "float8_1x128_e8m0": Recipe(e4m3, (Level(e8m0, (1, 128)),), policy=ceil),
+        "float8_128x128_e8m0": Recipe(e4m3, (Level(e8m0, (128, 128)),), policy=ceil),
+        "mxfp8_e4m3": Recipe(e4m3, mx_block, policy=mx),
+        "mxfp8_e5m2": Recipe(e5m2, mx_block, policy=mx),
+        "mxfp6_e2m3": Recipe(f.float6_e2m3fn, mx_block, policy=mx),
+        "mxfp6_e3m2": Recipe(f.float6_e3m2fn, mx_block, policy=mx),
+        "mxfp4": Recipe(f.float4_e2m1fn, mx_block, policy=mx),
+        "mxint8": Recipe(f.mxint8, mx_block, policy=mx),
+        "nvfp4": Recipe(f.float4_e2m1fn, (Level(f32), Level(e4m3, (1, 16)))),
+        "nvfp4_16x16": Recipe(f.float4_e2m1fn, (Level(f32), Level(e4m3, (16, 16)))),
+        "int8_row": Recipe(f.int8, (Level(f32, (1, None)),)),
+    }
+    for block in (32, 64, 128):
+        for scale in (f.float16, f.bfloat16, f.float32):
+            level = (Level(scale, (1, block)),)
+            table[f"int4_g{block}_{scale.mlir}"] = Recipe(f.int4, level)
+            table[f"uint4_g{block}_{scale.mlir}"] = Recipe(f.uint4, level, zero_point=ZeroPoint(f.uint4))
+    table["nf4"] = Recipe(f.nf4, (Level(f32, (1, 64)),))
+    return {name: replace(recipe, name=name) for name, recipe in table.items()}
+
+
+_NAMED = _named()
+globals().update(_NAMED)
+
+
+def all_recipes() -> dict[str, Recipe]:
+    """Every named recipe by name."""
+    return dict(_NAMED)
+
+
+def find(name: str) -> Recipe:
+    """The recipe called `name`; raises RecipeError listing the known ones."""
+    try:
+        return _NAMED[name]
+    except KeyError:
+        raise RecipeError(f"unknown recipe {name!r}; known recipes: {', '.join(_NAMED)}") from None
+
+
+def grid_shape(shape: tuple[int, ...], block: Block) -> tuple[int, ...]:
+    """How many blocks lie along each axis; the last one of an axis may be partial.
+
+    >>> grid_shape((4, 576), (1, 128))
+    (4, 5)
+    """
+    return tuple(1 if width is None else -(-size // width) for size, width in zip(shape, block, strict=True))
