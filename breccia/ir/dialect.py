@@ -9,6 +9,7 @@ from xdsl.ir import Dialect
 from xdsl.parser import Parser
 
 from breccia.ir.attributes import IntsAttr, NumberAttr, PlaceAttr, PolicyAttr, ScheduleAttr
+from breccia.ir.capabilities import CapabilitiesAttr
 from breccia.ir.kernel import KernelOp
 from breccia.ir.ops import WHOLE_TENSOR_OPS
 from breccia.ir.tile_ops import TILE_OPS
@@ -20,7 +21,7 @@ Breccia = Dialect(
     [*WHOLE_TENSOR_OPS, *TILE_OPS, KernelOp],
     [
         CodeType, DimsAttr, LayoutAttr, RecipeAttr, ScaledType, TensorType,
-        IntsAttr, NumberAttr, PlaceAttr, PolicyAttr, ScheduleAttr, TilingAttr,
+        IntsAttr, NumberAttr, PlaceAttr, PolicyAttr, ScheduleAttr, TilingAttr, CapabilitiesAttr,
     ],
 )  # fmt: skip
 
