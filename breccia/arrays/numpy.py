@@ -1,0 +1,283 @@
+"""The primitives on NumPy. Work on large arrays goes block by block in chunks, so that temporaries stay in cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
+from math import prod
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from breccia.arrays import softfloat
+from breccia.errors import DTypeError
+from breccia.recipes import Block, grid_shape
+
+TABLES = True
+CHUNK = 1 << 16
+"""Elements handled at a time: four bytes each, so that a few temporaries fit into a core's L2 cache."""
+
+Array = np.ndarray[Any, np.dtype[Any]]
+_EXACT_KINDS = "biu"
+_FLOATS = tuple(
+    np.dtype(t)
+    for t in (
+        np.float16, np.float32, np.float64, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2,
+        ml_dtypes.float8_e4m3fnuz, ml_dtypes.float8_e5m2fnuz, ml_dtypes.float6_e2m3fn, ml_dtypes.float6_e3m2fn,
+        ml_dtypes.float4_e2m1fn, ml_dtypes.int4, ml_dtypes.uint4,
+    )
+)  # fmt: skip
+
+
+def as_float32(x: Any) -> Array:
+    """`x` as a native float32 array: exact from 8- and 16-bit types, to nearest even from float64 and integers.
+
+    Raises DTypeError for complex, text, object and extended types.
+    """
+    array = np.asarray(x)
+    native = array.dtype.newbyteorder("=")
+    if native == np.float32:
+        return array.astype(np.float32, copy=False)
+    if native.kind not in _EXACT_KINDS and native not in _FLOATS:
+        hint = "take x.real and x.imag apart" if native.kind == "c" else "convert with x.astype(np.float32)"
+        raise DTypeError(
+            f"cannot quantize an array of dtype {array.dtype} and shape {array.shape}; "
+            f"allowed: float16, bfloat16, float32, float64, integers and bool; {hint}"
+        )
+    with np.errstate(all="ignore"):
+        return array.astype(np.float32)
+
+
+def dtype_name(x: Array) -> str:
+    return np.asarray(x).dtype.newbyteorder("=").name
+
+
+def shape(x: Array) -> tuple[int, ...]:
+    return np.shape(x)
+
+
+def bitcast(x: Array, dtype: str) -> Array:
+    return np.asarray(x).view(np.dtype(dtype))
+
+
+def convert(x: Array, dtype: str) -> Array:
+    with np.errstate(all="ignore"):
+        return np.asarray(x).astype(np.dtype(dtype), copy=False)
+
+
+def constant(values: Sequence[int] | Sequence[float], dtype: str) -> Array:
+    array = np.array(values, np.dtype(dtype))
+    array.setflags(write=False)
+    return array
+
+
+def full(shape: tuple[int, ...], value: float, dtype: str) -> Array:
+    return np.full(shape, value, np.dtype(dtype))
+
+
+def where(condition: Array, a: Any, b: Any) -> Array:
+    return np.where(condition, a, b)
+
+
+def minimum(a: Any, b: Any) -> Array:
+    return np.minimum(a, b)
+
+
+def maximum(a: Any, b: Any) -> Array:
+    return np.maximum(a, b)
+
+
+def take(table: Array, index: Array) -> Array:
+    return table.take(index)
+
+
+def take_first_axis(x: Array, index: Array) -> Array:
+    return x[index.astype(np.int64)]
+
+
+def searchsorted(thresholds: Array, x: Array) -> Array:
+    """How many thresholds are at most x."""
+    return np.searchsorted(thresholds, x, side="right")
+
+
+def any(x: Array) -> bool:
+    return bool(np.any(x))
+
+
+def divide(a: Array, b: Array) -> Array:
+    """IEEE float32 division to nearest even, subnormals included whatever the host's flush mode is."""
+    if softfloat.host_flushes():
+        return softfloat.divide(a, b)
+    with np.errstate(all="ignore"):
+        return np.divide(a, b)
+
+
+def multiply(a: Array, b: Array) -> Array:
+    """IEEE float32 product to nearest even, subnormals included whatever the host's flush mode is."""
+    if softfloat.host_flushes():
+        return softfloat.multiply(a, b)
+    with np.errstate(all="ignore"):
+        return np.multiply(a, b)
+
+
+def add(a: Array, b: Array) -> Array:
+    with np.errstate(all="ignore"):
+        return np.add(a, b)
+
+
+def reshape(x: Array, shape: tuple[int, ...]) -> Array:
+    return np.reshape(x, shape)
+
+
+def flat_index(shape: tuple[int, ...], offset: int, strides: tuple[int, ...]) -> Array:
+    """uint64 array of `shape`: offset + sum of index * stride."""
+    index = np.full(shape, offset, np.uint64)
+    for axis, (size, stride) in enumerate(zip(shape, strides, strict=True)):
+        step = np.arange(size, dtype=np.uint64) * np.uint64(stride)
+        index += step.reshape((1,) * axis + (size,) + (1,) * (len(shape) - axis - 1))
+    return index
+
+
+# -- blocks ------------------------------------------------------------------------------------------------------------
+
+_Part = tuple[tuple[slice, ...], tuple[slice, ...], tuple[int, ...]]
+
+
+def _whole_block_parts(shape: tuple[int, ...], block: Block) -> Iterator[_Part]:
+    """Cut an array so that all blocks of a part have one size: (slices of array, slices of grid, split shape)."""
+    axes: list[list[tuple[slice, slice, tuple[int, int]]]] = []
+    for size, width in zip(shape, block, strict=True):
+        if width is None:
+            axes.append([(slice(0, size), slice(0, 1), (1, size))])
+            continue
+        count, rest = divmod(size, width)
+        parts = [(slice(0, count * width), slice(0, count), (count, width))] if count else []
+        if rest:
+            parts.append((slice(count * width, size), slice(count, count + 1), (1, rest)))
+        axes.append(parts)
+    for combination in product(*axes):
+        array, grid, split = zip(*combination, strict=True)
+        yield tuple(array), tuple(grid), tuple(n for pair in split for n in pair)
+
+
+def _chunks(split: tuple[int, ...]) -> Iterator[tuple[int, slice]]:
+    """Slices along the first axis longer than one, each of about CHUNK elements: (axis, slice)."""
+    if not prod(split):
+        return
+    axis = next((i for i, n in enumerate(split) if n > 1), len(split) - 1)
+    step = max(1, CHUNK // prod(split[axis + 1 :]))
+    for start in range(0, split[axis], step):
+        yield axis, slice(start, start + step)
+
+
+def _spread(grid: Array, part: tuple[slice, ...]) -> Array:
+    """A part of the grid with an axis of one after each axis, to broadcast against a split array."""
+    cut = grid[part]
+    return cut.reshape(tuple(n for size in cut.shape for n in (size, 1)))
+
+
+def _cut(array: Array, axis: int, piece: slice) -> Array:
+    return array if array.shape[axis] == 1 else array[(slice(None),) * axis + (piece,)]
+
+
+def block_amax_bits(x: Array, block: Block) -> Array:
+    """Largest |x| of every block as float32 bits in uint32: NaN above infinity above every number; 0 where empty."""
+    out = np.zeros(grid_shape(x.shape, block), np.uint32)
+    for array, grid, split in _whole_block_parts(x.shape, block):
+        view, target = x[array].reshape(split), _spread(out, grid)
+        inner = tuple(range(1, len(split), 2))
+        for axis, piece in _chunks(split):
+            chunk = np.ascontiguousarray(view[(slice(None),) * axis + (piece,)]).view(np.uint32)
+            largest = (chunk & np.uint32(0x7FFFFFFF)).max(axis=inner, keepdims=True)
+            goal = _cut(target, axis, piece)
+            np.maximum(goal, largest, out=goal)
+    return out
+
+
+def block_range(x: Array, block: Block) -> tuple[Array, Array]:
+    """Smallest and largest x of every block as float32; both NaN where a block holds NaN; both 0 where empty."""
+    low = np.full(grid_shape(x.shape, block), np.inf, np.float32)
+    high = np.full(low.shape, -np.inf, np.float32)
+    if not x.size:
+        return np.zeros_like(low), np.zeros_like(high)
+    for array, grid, split in _whole_block_parts(x.shape, block):
+        view = x[array].reshape(split)
+        inner = tuple(range(1, len(split), 2))
+        for axis, piece in _chunks(split):
+            chunk = view[(slice(None),) * axis + (piece,)]
+            for target, ufunc in ((low, np.minimum), (high, np.maximum)):
+                goal = _cut(_spread(target, grid), axis, piece)
+                ufunc(goal, ufunc.reduce(chunk, axis=inner, keepdims=True), out=goal)
+    return low, high
+
+
+def expand(grid: Array, ratio: Block, shape: tuple[int, ...]) -> Array:
+    """Repeat entry i of `grid` along each axis for `ratio` places, cut to `shape`; a ratio of None fills the axis."""
+    for axis, (count, size) in enumerate(zip(ratio, shape, strict=True)):
+        if count == 1 or (count is None and size == 1):
+            continue
+        if count is None:
+            grid = np.broadcast_to(grid, grid.shape[:axis] + (size,) + grid.shape[axis + 1 :])
+        else:
+            grid = np.repeat(grid, count, axis=axis)[(slice(None),) * axis + (slice(0, size),)]
+    return grid
+
+
+def map_blocks(
+    function: Callable[..., Array], operands: tuple[Array, ...], grids: tuple[Array, ...], block: Block, dtype: str
+) -> Array:
+    """`function(*operands, *grids)`, elementwise, each entry of a grid standing for one block of the operands."""
+    shape = operands[0].shape
+    out = np.empty(shape, np.dtype(dtype))
+    for array, grid, split in _whole_block_parts(shape, block):
+        target = out[array].reshape(split)
+        views = [x[array].reshape(split) for x in operands]
+        spread = [_spread(g, grid) for g in grids]
+        for axis, piece in _chunks(split):
+            here = (slice(None),) * axis + (piece,)
+            target[here] = function(*(v[here] for v in views), *(_cut(g, axis, piece) for g in spread))
+    return out
+
+
+# -- sub-byte storage --------------------------------------------------------------------------------------------------
+
+
+def _padded(codes: Array, multiple: int) -> Array:
+    rest = -codes.shape[-1] % multiple
+    if not rest:
+        return np.ascontiguousarray(codes)
+    return np.concatenate([codes, np.zeros((*codes.shape[:-1], rest), np.uint8)], axis=-1)
+
+
+def pack_nibbles(codes: Array) -> Array:
+    """Two codes a byte along the last axis, the first in the low nibble; an odd length is padded with code 0."""
+    pairs = _padded(codes, 2).view(np.dtype("<u2"))
+    out = np.empty(pairs.shape, np.uint8)
+    source, target = pairs.reshape(-1), out.reshape(-1)
+    for start in range(0, source.size, CHUNK):
+        part = source[start : start + CHUNK]
+        target[start : start + CHUNK] = part | (part >> np.uint16(4))
+    return out
+
+
+def unpack_nibbles(packed: Array, length: int) -> Array:
+    """Inverse of `pack_nibbles` for a last axis of `length` codes."""
+    wide = packed.astype(np.uint16)
+    wide |= wide << np.uint16(4)
+    wide &= np.uint16(0x0F0F)
+    return wide.astype(np.dtype("<u2"), copy=False).view(np.uint8)[..., :length]
+
+
+def pack_sixes(codes: Array) -> Array:
+    """Four codes in three bytes along the last axis: a little-endian word of 24 bits, the first code lowest."""
+    a, b, c, d = np.moveaxis(_padded(codes, 4).reshape(*codes.shape[:-1], -1, 4), -1, 0)
+    triples = np.stack([a | (b << 6), (b >> 2) | (c << 4), (c >> 4) | (d << 2)], axis=-1)
+    return triples.astype(np.uint8, copy=False).reshape(*codes.shape[:-1], -1)
+
+
+def unpack_sixes(packed: Array, length: int) -> Array:
+    """Inverse of `pack_sixes` for a last axis of `length` codes."""
+    a, b, c = np.moveaxis(packed.reshape(*packed.shape[:-1], -1, 3), -1, 0)
+    codes = np.stack([a & 63, (a >> 6) | ((b & 15) << 2), (b >> 4) | ((c & 3) << 4), c >> 2], axis=-1)
+    return codes.reshape(*packed.shape[:-1], -1)[..., :length]

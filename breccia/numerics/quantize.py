@@ -1,0 +1,222 @@
+"""Tensors to components: elements, scales of every level, zero point, offset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from breccia.arrays import Array, Primitives, namespace
+from breccia.errors import FormatError, RecipeError, ShapeError
+from breccia.numerics import affine
+from breccia.numerics import bits as f32
+from breccia.numerics.encode import encode, row_major_strides
+from breccia.numerics.scale_rules import (
+    block_ratio,
+    combined_scales,
+    finite_amax,
+    outer_scales,
+    poison,
+    rank_of,
+    scale_from_amax,
+    scale_shape,
+)
+from breccia.recipes import Block, Recipe, grid_shape
+
+IndexOffset = int | tuple[int, tuple[int, ...]] | Array
+"""Where a tile lies in its tensor: the flat index of its first element (if rows are whole), that and the strides of
+the axes, or the flat index of every element."""
+
+
+@dataclass(frozen=True, eq=False)
+class Components:
+    """A quantized tensor in parts. Invariants: `elements` are unpacked unsigned codes in the tensor's shape; `scales` run
+    outermost first, in storage dtypes; `zero_point` and `offset` have the innermost scales' shape."""
+
+    elements: Array
+    scales: tuple[Array, ...]
+    zero_point: Array | None = None
+    offset: Array | None = None
+
+
+def quantize(
+    x: Any,
+    recipe: Recipe,
+    *,
+    scales: tuple[Array, ...] | None = None,
+    seed: int | None = None,
+    index_offset: IndexOffset | None = None,
+) -> Components:
+    """Encode `x` by `recipe` and its policy.
+
+    x: array of rank 1 or more and any real dtype, taken to float32 first; blocks may be partial at the end of an axis.
+    scales: scales already known, outermost first: all outer levels (so that a tile can be encoded alone), or all levels
+        (static scaling). In storage dtypes and shapes.
+    seed: key of stochastic rounding; index_offset: where a tile lies in its tensor, see `IndexOffset`.
+
+    A block with NaN (and infinity, unless the policy saturates it) gets a NaN scale. Where all scales are given and the
+    element has a NaN, the scale stays and the element alone becomes NaN.
+
+    Raises ShapeError for rank 0 or scales of the wrong shape, DTypeError for complex input, FormatError for NaN or infinity
+    under `nonfinite="error"`, RecipeError for stochastic rounding without a seed.
+
+    >>> from breccia import recipes
+    >>> parts = quantize([[1.0, 2.0, 12.0]], recipes.mxfp4)
+    >>> parts.elements.tolist(), parts.scales[0].tolist()
+    ([[1, 2, 7]], [[128]])
+    """
+    xp = namespace(x)
+    x = xp.as_float32(x)
+    rank_of(xp, x)
+    given = check_given(xp, scales, recipe, xp.shape(x))
+    index = _index(xp, recipe, xp.shape(x), index_offset)
+    if recipe.zero_point is not None or recipe.offset is not None:
+        elements, levels, zero_point, offset = affine.quantize(xp, x, recipe, given, seed, index)
+        return Components(elements, levels, zero_point, offset)
+    if len(given) == len(recipe.levels):
+        return _with_given_scales(xp, x, recipe, given, seed, index)
+    inner = recipe.blocks(len(xp.shape(x)))[-1]
+    x, amax_bits = _checked(xp, x, recipe, inner)
+    levels = (*given, *_missing_outer(xp, x, amax_bits, recipe, given))
+    levels = (*levels, _innermost(xp, amax_bits, recipe, levels, xp.shape(x)))
+    return Components(_elements(xp, x, recipe, levels, seed, index), levels)
+
+
+def check_given(
+    xp: Primitives, scales: tuple[Array, ...] | None, recipe: Recipe, shape: tuple[int, ...]
+) -> tuple[Array, ...]:
+    """Given scales after a check of their number and shapes."""
+    given = () if scales is None else tuple(scales)
+    if given and len(given) not in (len(recipe.levels) - 1, len(recipe.levels)):
+        raise RecipeError(
+            f"{len(given)} arrays of scales for {recipe!r}, which has {len(recipe.levels)} levels; give the "
+            f"{len(recipe.levels) - 1} outer ones or all {len(recipe.levels)}, outermost first"
+        )
+    for level, array in zip(recipe.levels, given, strict=False):
+        if xp.shape(array) != scale_shape(level, shape):
+            raise ShapeError(
+                f"scales of shape {xp.shape(array)} do not fit x of shape {shape} under {recipe!r}; "
+                f"needed: {scale_shape(level, shape)}"
+            )
+    return given
+
+
+def _index(
+    xp: Primitives, recipe: Recipe, shape: tuple[int, ...], offset: IndexOffset | None
+) -> Array | None:
+    if recipe.policy.rounding != "stochastic":
+        return None
+    if offset is None or isinstance(offset, int):
+        return xp.flat_index(shape, offset or 0, row_major_strides(shape))
+    if isinstance(offset, tuple):
+        return xp.flat_index(shape, offset[0], offset[1])
+    return offset
+
+
+def _checked(xp: Primitives, x: Array, recipe: Recipe, block: Block) -> tuple[Array, Array]:
+    """(x with infinities clamped if the policy says so, amax bits of its blocks)."""
+    bits = xp.block_amax_bits(x, block)
+    if not xp.any(bits >= f32.INFINITY):
+        return x, bits
+    refuse_nonfinite(recipe, xp.shape(x))
+    if recipe.policy.nonfinite == "saturate":
+        x = clamp_infinity(xp, x)
+        bits = xp.block_amax_bits(x, block)
+    return x, bits
+
+
+def refuse_nonfinite(recipe: Recipe, shape: tuple[int, ...]) -> None:
+    """Raise FormatError if the policy forbids NaN and infinity."""
+    if recipe.policy.nonfinite == "error":
+        raise FormatError(
+            f"x of shape {shape} holds NaN or infinity, and the policy of {recipe!r} is nonfinite='error'; "
+            "clean x, or use nonfinite='poison' or 'saturate'"
+        )
+
+
+def clamp_infinity(xp: Primitives, x: Array) -> Array:
+    """x with infinities replaced by the largest finite float32 of the same sign."""
+    bits = xp.bitcast(x, "uint32")
+    infinite = (bits & f32.MAGNITUDE) == f32.INFINITY
+    return xp.bitcast(xp.where(infinite, bits - 1, bits), "float32")
+
+
+def _missing_outer(
+    xp: Primitives, x: Array, amax_bits: Array, recipe: Recipe, given: tuple[Array, ...]
+) -> tuple[Array, ...]:
+    if given or len(recipe.levels) == 1:
+        return ()
+    shape = xp.shape(x)
+    blocks = recipe.blocks(len(shape))
+    clean = not xp.any(amax_bits >= f32.INFINITY)
+    found: tuple[Array, ...] = ()
+    for i, level in enumerate(recipe.levels[:-1]):
+        if clean:
+            inner_amax = xp.bitcast(amax_bits, "float32")
+            amax = xp.bitcast(xp.block_amax_bits(inner_amax, block_ratio(blocks[i], blocks[-1])), "float32")
+        else:
+            amax = finite_amax(x, blocks[i])
+        outside = outer_product(xp, found, recipe, shape, blocks[i])
+        found += (xp.reshape(outer_scales(amax, recipe, i, outside), scale_shape(level, shape)),)
+    return found
+
+
+def outer_product(
+    xp: Primitives, scales: tuple[Array, ...], recipe: Recipe, shape: tuple[int, ...], block: Block
+) -> Array | None:
+    """The product of the first levels' scales, innermost of them first, on the grid of `block`; None for no levels."""
+    if not scales:
+        return None
+    from breccia.numerics.decode import decode
+
+    blocks = recipe.blocks(len(shape))
+    total = None
+    for i in reversed(range(len(scales))):
+        grid = xp.reshape(decode(scales[i], recipe.levels[i].dtype), grid_shape(shape, blocks[i]))
+        grid = xp.expand(grid, block_ratio(blocks[i], block), grid_shape(shape, block))
+        total = grid if total is None else xp.multiply(total, grid)
+    return total
+
+
+def _innermost(
+    xp: Primitives, amax_bits: Array, recipe: Recipe, outer: tuple[Array, ...], shape: tuple[int, ...]
+) -> Array:
+    inner = recipe.blocks(len(shape))[-1]
+    outside = outer_product(xp, outer, recipe, shape, inner)
+    amax = xp.bitcast(amax_bits, "float32")
+    scale = scale_from_amax(amax, recipe.element, recipe.innermost.dtype, recipe.policy, outside)
+    return xp.reshape(scale, scale_shape(recipe.innermost, shape))
+
+
+def _with_given_scales(
+    xp: Primitives, x: Array, recipe: Recipe, given: tuple[Array, ...], seed: int | None, index: Array | None
+) -> Components:
+    inner = recipe.blocks(len(xp.shape(x)))[-1]
+    x, amax_bits = _checked(xp, x, recipe, inner)
+    bad = amax_bits >= f32.INFINITY
+    if recipe.element.has_nan and xp.any(bad):
+        bits = xp.bitcast(x, "uint32")
+        x = xp.bitcast(xp.where((bits & f32.MAGNITUDE) >= f32.INFINITY, f32.NAN, bits), "float32")
+    elif xp.any(bad):
+        bad = xp.reshape(bad, scale_shape(recipe.innermost, xp.shape(x)))
+        given = (*given[:-1], poison(xp, given[-1], bad, recipe.innermost.dtype))
+    return Components(_elements(xp, x, recipe, given, seed, index), given)
+
+
+def _elements(
+    xp: Primitives, x: Array, recipe: Recipe, scales: tuple[Array, ...], seed: int | None, index: Array | None
+) -> Array:
+    policy, element = recipe.policy, recipe.element
+    total = combined_scales(xp, scales, recipe, xp.shape(x))
+    # A scale of zero (of a block of zeros, or by underflow of the product) decodes everything to zero: encode x as is.
+    total = xp.where(total == 0, xp.full((1,) * len(xp.shape(total)), 1.0, "float32"), total)
+
+    def encode_part(values: Array, *rest: Array) -> Array:
+        ratio = xp.divide(values, rest[-1])
+        return encode(ratio, element, policy.rounding, policy.overflow, seed, rest[0] if len(rest) == 2 else None)
+
+    operands = (x,) if index is None else (x, index)
+    return xp.map_blocks(encode_part, operands, (total,), recipe.blocks(len(xp.shape(x)))[-1], _code_dtype(recipe))
+
+
+def _code_dtype(recipe: Recipe) -> str:
+    return "uint8" if recipe.element.bits <= 8 else f"uint{recipe.element.bits}"

@@ -1,0 +1,285 @@
+"""From the amax of blocks to their scales. Powers of two come from integer bits, never from log2, exp2 or pow."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import prod
+from typing import Any
+
+from breccia.arrays import Array, Primitives, namespace
+from breccia.errors import FormatError, RecipeError, ShapeError
+from breccia.formats import Format
+from breccia.numerics import bits as f32
+from breccia.numerics.decode import decode
+from breccia.numerics.encode import bit_encode
+from breccia.recipes import Block, Level, Policy, Recipe, ScaleRule, grid_shape, resolve_block
+
+
+def block_amax(x: Any, block: Block | None) -> Array:
+    """Largest |x| of every block: float32, one entry for each block, of the rank of x; NaN where a block holds NaN.
+
+    block: as in `Level`, for the trailing axes; None for the whole tensor. Raises ShapeError for rank 0.
+
+    >>> block_amax([[1.0, -3.0, 2.0]], (1, 2)).tolist()
+    [[3.0, 2.0]]
+    """
+    xp = namespace(x)
+    x = xp.as_float32(x)
+    bits = xp.block_amax_bits(x, resolve_block(block, rank_of(xp, x)))
+    return xp.bitcast(bits, "float32")
+
+
+def finite_amax(x: Any, block: Block | None) -> Array:
+    """`block_amax` of the finite values alone: what outer levels see, so that one NaN poisons only its own block."""
+    xp = namespace(x)
+    x = xp.as_float32(x)
+    finite = (xp.bitcast(x, "uint32") & f32.MAGNITUDE) < f32.INFINITY
+    return block_amax(xp.where(finite, x, xp.full((1,) * rank_of(xp, x), 0.0, "float32")), block)
+
+
+def rank_of(xp: Primitives, x: Array) -> int:
+    """The rank of x; ShapeError for rank 0, which has no axis for blocks to lie along."""
+    rank = len(xp.shape(x))
+    if rank == 0:
+        raise ShapeError("cannot quantize an array of rank 0, which has no axis; reshape it to (1,) first")
+    return rank
+
+
+def level_targets(recipe: Recipe) -> tuple[float, ...]:
+    """For each level, outermost first, the value that its amax is mapped to.
+
+    The innermost maps to the largest element; a level outside it also to the largest scale of each level inside, so that
+    those use their whole range. E8M0 levels count as 1: their range never runs out.
+
+    >>> from breccia import recipes
+    >>> level_targets(recipes.nvfp4)
+    (2688.0, 6.0)
+    """
+    element = recipe.policy.max or recipe.element.max
+    ranges = [1.0 if level.dtype.is_power_of_two else level.dtype.max for level in recipe.levels[1:]]
+    return tuple(element * prod(ranges[i:]) for i in range(len(recipe.levels)))
+
+
+def scale_from_amax(amax: Any, element: Format, dtype: Format, policy: Policy, outer: Array | None = None) -> Array:
+    """The scales of the innermost level: as stored (float32, float16, bfloat16, or uint8 codes), in the shape of `amax`.
+
+    amax: float32, in value units; NaN and infinity give NaN scales.
+    outer: float32 scales of the outer levels, multiplied up, to broadcast against `amax`.
+
+    `exact` is ((amax / max) / outer), every step rounded to float32 and the last one to `dtype`, all to nearest even.
+
+    >>> from breccia import formats
+    >>> scale_from_amax([448.0, 449.0], formats.float8_e4m3fn, formats.float8_e8m0fnu, Policy(scale="ceil")).tolist()
+    [127, 128]
+    """
+    xp = namespace(amax)
+    return _scale(xp, xp.as_float32(amax), policy.max or element.max, element, dtype, policy, policy.scale, outer)
+
+
+def outer_scales(amax: Any, recipe: Recipe, level: int = 0, outer: Array | None = None) -> Array:
+    """The scales of an outer level (0 is the outermost) from the amax of its blocks, as stored, in the shape of `amax`.
+
+    >>> from breccia import recipes
+    >>> float(outer_scales(5376.0, recipes.nvfp4))
+    2.0
+    """
+    if not 0 <= level < len(recipe.levels) - 1:
+        raise RecipeError(f"{recipe!r} has {len(recipe.levels) - 1} outer levels; there is no outer level {level}")
+    xp = namespace(amax)
+    target, dtype = level_targets(recipe)[level], recipe.levels[level].dtype
+    rule: ScaleRule = "floor" if dtype.is_power_of_two else "exact"
+    return _scale(xp, xp.as_float32(amax), target, recipe.element, dtype, recipe.policy, rule, outer, inner=False)
+
+
+def span_scales(span: Array, recipe: Recipe, outer: Array | None) -> Array:
+    """The innermost scales of an asymmetric recipe: (largest - smallest) / (number of codes - 1)."""
+    xp = namespace(span)
+    steps = float((1 << recipe.element.bits) - 1)
+    policy = recipe.policy
+    return _scale(xp, span, steps, recipe.element, recipe.innermost.dtype, policy, policy.scale, outer)
+
+
+def _scale(
+    xp: Primitives, amax: Array, top: float, element: Format, dtype: Format, policy: Policy, rule: ScaleRule,
+    outer: Array | None, inner: bool = True,
+) -> Array:  # fmt: skip
+    given = xp.bitcast(amax, "uint32")
+    bits = given
+    if inner and policy.amax_min is not None:
+        bits = xp.maximum(bits, f32.float32_bits(policy.amax_min))
+    usable = xp.bitcast(xp.where(bits < f32.INFINITY, bits, 0), "float32")
+    margin = policy.margin if inner and policy.amax == "delayed" else 0
+    if rule == "exact":
+        codes = _exact(xp, usable, top, dtype, policy, margin, outer)
+    else:
+        codes = _power_of_two(xp, usable, top, element, dtype, rule, margin, outer)
+    codes = _at_least(xp, codes, dtype, policy.scale_min if inner else None)
+    codes = xp.where(bits == 0, _zero_code(dtype, policy.zero_scale if inner else "one"), codes)
+    return stored(xp, _poisoned(xp, codes, given >= f32.INFINITY, dtype), dtype)
+
+
+def _exact(
+    xp: Primitives, amax: Array, top: float, dtype: Format, policy: Policy, margin: int, outer: Array | None
+) -> Array:
+    if policy.division == "reciprocal":
+        quotient = xp.multiply(amax, _number(xp, amax, 1 / Fraction(top)))
+    else:
+        quotient = xp.divide(amax, _number(xp, amax, Fraction(top)))
+    if outer is not None:
+        quotient = xp.divide(quotient, outer)
+    if margin:
+        quotient = xp.multiply(quotient, _number(xp, amax, Fraction(2) ** margin))
+    return _codes(xp, quotient, dtype)
+
+
+def _number(xp: Primitives, like: Array, value: Fraction) -> Array:
+    bits = xp.full((1,) * len(xp.shape(like)), f32.float32_bits(value), "uint32")
+    return xp.bitcast(bits, "float32")
+
+
+def _power_of_two(
+    xp: Primitives, amax: Array, top: float, element: Format, dtype: Format, rule: ScaleRule, margin: int,
+    outer: Array | None,
+) -> Array:  # fmt: skip
+    if outer is not None:
+        amax = xp.divide(amax, outer)
+    exponent, fraction = _normalized(xp, xp.bitcast(amax, "uint32"))
+    top_bits = f32.float32_bits(top)
+    exponent = exponent - ((top_bits >> 23) - 127) + margin
+    if rule == "ceil":
+        exponent = exponent + xp.convert(fraction > (top_bits & f32.FRACTION), "int32")
+    elif rule == "even":
+        mantissa = element.mantissa_bits if element.kind == "float" else element.bits - 1 - element.signed
+        rounded = (fraction | f32.HIDDEN) + (1 << (22 - mantissa))
+        exponent = exponent + xp.convert(rounded >> 24, "int32")
+    if dtype.is_power_of_two:
+        return xp.convert(xp.minimum(xp.maximum(exponent + dtype.bias, 0), dtype.max_code), "uint32")
+    exponent = xp.minimum(xp.maximum(exponent, -149), 127)
+    normal = xp.maximum(exponent + 127, 0) << 23
+    small = xp.convert(exponent * 0 + 1, "int32") << xp.minimum(xp.maximum(exponent + 149, 0), 23)
+    return _codes(xp, xp.bitcast(xp.where(exponent < -126, small, normal), "float32"), dtype)
+
+
+def _normalized(xp: Primitives, bits: Array) -> tuple[Array, Array]:
+    """(floor of log2 as int32, the 23 bits after the leading one) of non-negative finite values; zero counts as 2**-149."""
+    field, fraction = bits >> 23, bits & f32.FRACTION
+    # An integer converts exactly to a normal float, whose exponent field is the place of the leading bit.
+    as_float = xp.bitcast(xp.convert(xp.maximum(fraction, 1), "float32"), "uint32")
+    place = xp.convert(as_float >> 23, "int32") - 127
+    exponent = xp.where(field > 0, xp.convert(field, "int32") - 127, place - 149)
+    return exponent, xp.where(field > 0, fraction, as_float & f32.FRACTION)
+
+
+def _codes(xp: Primitives, values: Array, dtype: Format) -> Array:
+    return bit_encode(xp, values, dtype, "rne", "saturate", None)
+
+
+def _at_least(xp: Primitives, codes: Array, dtype: Format, smallest: float | None) -> Array:
+    """Codes of positive values order as the values do, so that the floor is a maximum of codes."""
+    bits = f32.float32_bits(dtype.smallest_positive if smallest is None else smallest)
+    floor = int(_codes(xp, xp.bitcast(xp.full((1,), bits, "uint32"), "float32"), dtype)[0])
+    return xp.maximum(codes, floor)
+
+
+def _zero_code(dtype: Format, rule: str) -> int:
+    if rule == "zero" and dtype.zero:
+        return 0
+    if rule == "one":
+        return _code_of_one(dtype)
+    return 0 if not dtype.zero else 1
+
+
+def _code_of_one(dtype: Format) -> int:
+    return dtype.bias << dtype.mantissa_bits if dtype.kind == "float" else 1 << dtype.fraction_bits
+
+
+def poison(xp: Primitives, scales: Array, bad: Array, dtype: Format) -> Array:
+    """Stored scales with NaN where `bad`."""
+    if not xp.any(bad):
+        return scales
+    width = max(8, dtype.bits)
+    return stored(xp, _poisoned(xp, xp.bitcast(scales, f"uint{width}"), bad, dtype), dtype)
+
+
+def _poisoned(xp: Primitives, codes: Array, bad: Array, dtype: Format) -> Array:
+    if dtype.nan_code is None:
+        if xp.any(bad):
+            raise FormatError(
+                f"x holds NaN or infinity, and scales of {dtype.name} cannot say so; clean x, or use a float scale format"
+            )
+        return codes
+    return xp.where(bad, dtype.nan_code, codes)
+
+
+def stored(xp: Primitives, codes: Array, dtype: Format) -> Array:
+    """Codes as the storage dtype of a scale format: float32, float16, bfloat16, else uint8 codes."""
+    if dtype.bits <= 8:
+        return xp.convert(codes, "uint8")
+    return xp.bitcast(xp.convert(codes, f"uint{dtype.bits}"), dtype.name)
+
+
+def scale_shape(level: Level, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a level's scales for a tensor of `shape`: () for one scale for the whole tensor.
+
+    >>> from breccia import recipes
+    >>> scale_shape(recipes.nvfp4.innermost, (4, 40))
+    (4, 3)
+    """
+    return () if level.block is None else grid_shape(shape, level.resolve(len(shape)))
+
+
+def block_ratio(outer: Block, inner: Block) -> Block:
+    """How many inner blocks lie in an outer one along each axis; None where the outer block spans the axis."""
+    return tuple(None if o is None or i is None else o // i for o, i in zip(outer, inner, strict=True))
+
+
+def combined_scales(xp: Primitives, scales: tuple[Array, ...], recipe: Recipe, shape: tuple[int, ...]) -> Array:
+    """The product of all levels' stored scales on the innermost grid, float32, innermost first."""
+    grids = level_grids(xp, scales, recipe, shape)
+    total = grids[-1]
+    for grid in reversed(grids[:-1]):
+        total = xp.multiply(total, grid)
+    return total
+
+
+def level_grids(xp: Primitives, scales: tuple[Array, ...], recipe: Recipe, shape: tuple[int, ...]) -> list[Array]:
+    """Each level's scales as float32, spread over the innermost grid, outermost first."""
+    blocks = recipe.blocks(len(shape))
+    inner = blocks[-1]
+    grids: list[Array] = []
+    for level, block, array in zip(recipe.levels, blocks, scales, strict=False):
+        grid = xp.reshape(decode(array, level.dtype), grid_shape(shape, block))
+        grids.append(xp.expand(grid, block_ratio(block, inner), grid_shape(shape, inner)))
+    return grids
+
+
+def delayed_scale(history: Any, recipe: Recipe) -> Array:
+    """The innermost scales of a delayed recipe from the amax values of past steps, newest last along the first axis.
+
+    `Policy.history_rule` says whether the largest or the newest counts; `Policy.margin` widens the scale by 2**margin.
+
+    >>> from breccia.scaling import DelayedScaling
+    >>> import numpy as np
+    >>> float(delayed_scale(np.float32([1.0, 896.0, 448.0]), DelayedScaling()))
+    2.0
+    """
+    xp = namespace(history)
+    history = xp.as_float32(history)
+    rank_of(xp, history)
+    if recipe.policy.history_rule == "most_recent":
+        amax = history[-1:]
+    else:
+        amax = xp.bitcast(xp.block_amax_bits(history, (None,) + (1,) * (len(xp.shape(history)) - 1)), "float32")
+    scale = scale_from_amax(amax, recipe.element, recipe.innermost.dtype, recipe.policy)
+    return xp.reshape(scale, xp.shape(history)[1:])
+
+
+def update_history(history: Any, amax: Any) -> Array:
+    """The amax history one step on: the oldest entry (first) leaves, `amax` enters last; a new array."""
+    xp = namespace(history)
+    history, newest = xp.as_float32(history), xp.as_float32(amax)
+    length = xp.shape(history)[0]
+    index = xp.flat_index((length,), 0, (1,))
+    older = xp.take_first_axis(history, (index + 1) % length)
+    last = xp.reshape(index == length - 1, (length,) + (1,) * (len(xp.shape(history)) - 1))
+    return xp.where(last, newest, older)
