@@ -18,10 +18,8 @@ def label() -> str:
 
 def describe(*packages: str) -> str:
     """One line: processor, cores, Python and the versions of `packages`."""
-    versions = ", ".join(f"{name} {version(name)}" for name in packages)
-    return f"{_processor()}, {os.cpu_count()} cores; {platform.system()}; Python {platform.python_version()}; {versions}".rstrip(
-        "; "
-    )
+    parts = [f"{_processor()}, {os.cpu_count()} cores", platform.system(), f"Python {platform.python_version()}"]
+    return "; ".join(parts + [f"{name} {version(name)}" for name in packages])
 
 
 def write(name: str, text: str) -> Path:

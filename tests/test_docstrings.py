@@ -1,0 +1,37 @@
+"""Every `>>>` example in breccia/ is run."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FRAMEWORKS = {"torch", "jax", "mlx", "triton"}
+_FINDER = doctest.DocTestFinder(exclude_empty=True)
+
+
+def modules_with_examples() -> list[str]:
+    """Dotted names of the modules whose text holds an example; nothing is imported to find them."""
+    files = sorted((ROOT / "breccia").rglob("*.py"))
+    with_examples = [file for file in files if re.search(r"^\s*>>> ", file.read_text(encoding="utf-8"), re.MULTILINE)]
+    return [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in with_examples]
+
+
+@pytest.mark.parametrize("name", modules_with_examples())
+def test_examples(name: str) -> None:
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in FRAMEWORKS:
+            raise
+        pytest.skip(f"needs {error.name}, which is not installed")
+    report: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    for case in _FINDER.find(module, name):
+        runner.run(case, out=report.append)
+    assert runner.tries > 0
+    assert runner.failures == 0, "".join(report)
