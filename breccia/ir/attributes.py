@@ -1,7 +1,7 @@
 """Attributes of ops: policies, placements, schedules, and small lists.
 
-    #breccia.policy<scale = ceil, zero_scale = smallest>
-    #breccia.place<epilogue, mainloop>
+#breccia.policy<scale = ceil, zero_scale = smallest>
+#breccia.place<epilogue, mainloop>
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ class PolicyAttr(Data[Policy]):
             parser.raise_error(str(error))
 
     def print_parameter(self, printer: Printer) -> None:
-        changed = [(f.name, getattr(self.data, f.name)) for f in fields(Policy) if getattr(self.data, f.name) != f.default]
+        changed = [
+            (f.name, getattr(self.data, f.name)) for f in fields(Policy) if getattr(self.data, f.name) != f.default
+        ]
         printer.print_string("<" + ", ".join(f"{name} = {number(value)}" for name, value in changed) + ">")
 
 
@@ -57,7 +59,9 @@ class PlaceAttr(Data[tuple[str, ...]]):
 
     @classmethod
     def parse_parameter(cls, parser: AttrParser) -> tuple[str, ...]:
-        return tuple(parser.parse_comma_separated_list(parser.Delimiter.ANGLE, lambda: parser.parse_keyword_in(PLACEMENTS)))
+        return tuple(
+            parser.parse_comma_separated_list(parser.Delimiter.ANGLE, lambda: parser.parse_keyword_in(PLACEMENTS))
+        )
 
     def print_parameter(self, printer: Printer) -> None:
         printer.print_string("<" + ", ".join(self.data) + ">")
@@ -137,7 +141,7 @@ class ScheduleAttr(Data[tuple[tuple[str, int | str], ...]]):
     def print_parameter(self, printer: Printer) -> None:
         printer.print_string("<" + ", ".join(f"{key} = {value}" for key, value in self.data) + ">")
 
-    def get(self, key: str, default: int) -> int:
+    def integer(self, key: str, default: int) -> int:
         """The integer entry `key`."""
         value = dict(self.data).get(key, default)
         assert isinstance(value, int), f"schedule entry {key} is {value!r}, an integer is wanted"

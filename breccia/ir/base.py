@@ -21,7 +21,7 @@ from xdsl.utils.mlir_lexer import MLIRTokenKind
 from breccia.ir import dims
 from breccia.ir.attributes import IntsAttr, NumberAttr, number, parse_number
 from breccia.ir.dims import Dim
-from breccia.ir.types import DimsAttr, ScaledType, TensorType
+from breccia.ir.types import DimsAttr, ScaledType, TensorType, is_compute
 
 FieldKind = Literal["word", "name", "int", "ints", "number", "dim", "dims", "type", "attr"]
 
@@ -212,3 +212,20 @@ def show_shape(shape: Sequence[Dim]) -> str:
 def check_axis(op: str, axis: int, rank: int) -> None:
     if not 0 <= axis < rank:
         raise VerifyException(f"{op}: axis {axis} is out of range for a tensor of rank {rank}")
+
+
+def as_compute(op: str, operand: str, type_: Attribute) -> TensorType:
+    """`type_` if elementwise ops may compute on it: f32, f64, i1, i32 or i64."""
+    t = as_tensor(op, operand, type_)
+    if not is_compute(t.dtype):
+        raise VerifyException(
+            f"{op}: {operand} is {t}; elementwise ops take f32, f64, i1, i32 or i64: convert it first"
+        )
+    return t
+
+
+def known_function(op: str, fn: str, allowed: Sequence[str]) -> str:
+    """`fn` if it is one of `allowed`."""
+    if fn not in allowed:
+        raise VerifyException(f"{op}: unknown function {fn!r}; known: {', '.join(allowed)}")
+    return fn

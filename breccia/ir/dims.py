@@ -133,7 +133,7 @@ def ceildiv(a: Dim, b: Dim) -> Dim:
 
 
 def _divide_product(a: Dim, b: Dim) -> Dim | None:
-    """a / b where a is visibly a multiple of b."""
+    """A / b where a is visibly a multiple of b."""
     if isinstance(a, Op) and a.kind == "mul":
         if a.right == b:
             return a.left

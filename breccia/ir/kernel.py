@@ -151,12 +151,16 @@ class KernelOp(IRDLOperation):
         t, names, out = self.tiles, self.operand_names(), []
         for name, value, window in zip(names, self.args, t.inputs, strict=True):
             if not isinstance(value.type, TensorType):
-                raise VerifyException(f"{name} is {value.type}; a tiled kernel takes plain components: explode it first")
+                raise VerifyException(
+                    f"{name} is {value.type}; a tiled kernel takes plain components: explode it first"
+                )
             if window is not None:
                 out.append((name, value.type, window))
         for i, (value, window) in enumerate(zip(self.outs, t.outputs, strict=True)):
             if not isinstance(value.type, TensorType):
-                raise VerifyException(f"result {i} is {value.type}; a tiled kernel gives plain components: explode it first")
+                raise VerifyException(
+                    f"result {i} is {value.type}; a tiled kernel gives plain components: explode it first"
+                )
             out.append((f"result {i}", value.type, window))
         return out
 
@@ -183,7 +187,12 @@ class KernelOp(IRDLOperation):
         return carried
 
     def _expect_region_args(
-        self, name: str, region: Region, carried: list[Attribute], uses: Sequence[int], tiles: Sequence[Attribute | None]
+        self,
+        name: str,
+        region: Region,
+        carried: list[Attribute],
+        uses: Sequence[int],
+        tiles: Sequence[Attribute | None],
     ) -> None:
         wanted: list[Attribute] = list(carried)
         for i in uses:
@@ -229,7 +238,7 @@ class KernelOp(IRDLOperation):
     def _print_region(self, printer: Printer, name: str, region: Region, names: list[str]) -> None:
         uses = self._uses(name)
         carried = len(region.block.args) - len(uses)
-        printer._ssa_names.append({n: 1 for n in names})  # pyright: ignore[reportPrivateUsage]
+        printer._ssa_names.append(dict.fromkeys(names, 1))  # pyright: ignore[reportPrivateUsage]
         for arg, i in zip(region.block.args[carried:], uses, strict=True):
             printer._ssa_values[arg] = names[i]  # pyright: ignore[reportPrivateUsage]
         printer.print_string(f"{name} ")

@@ -14,7 +14,7 @@ from breccia.ir.base import BrecciaOp
 from breccia.ir.kernel import KernelOp
 from breccia.ir.types import LayoutAttr, RecipeAttr
 
-_PREFIX = {RecipeAttr: "recipe", PolicyAttr: "policy", LayoutAttr: "layout"}
+_PREFIX: dict[type[Attribute], str] = {RecipeAttr: "recipe", PolicyAttr: "policy", LayoutAttr: "layout"}
 
 
 @dataclass(eq=False, repr=False)
@@ -84,7 +84,3 @@ def _collect(attribute: Attribute, seen: Counter[Attribute]) -> None:
     elif isinstance(attribute, ParametrizedAttribute):
         for parameter in attribute.parameters:
             _collect(parameter, seen)
-    elif hasattr(attribute, "data") and isinstance(attribute.data, tuple):  # pyright: ignore
-        for inner in attribute.data:  # pyright: ignore
-            if isinstance(inner, Attribute):
-                _collect(inner, seen)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-
 from typing import TypeVar
 
 from xdsl.dialects.builtin import FileLineColLoc, IntAttr, ModuleOp, StringAttr, UnknownLoc
@@ -33,7 +32,9 @@ def with_location(op: OperationT, like: Operation) -> OperationT:
     return op
 
 
-def replace_op(old: Operation, new_ops: Operation | Iterable[Operation], values: Sequence[SSAValue] | None = None) -> None:
+def replace_op(
+    old: Operation, new_ops: Operation | Iterable[Operation], values: Sequence[SSAValue] | None = None
+) -> None:
     """Put `new_ops` where `old` stands, let `values` (default: results of the last) stand for its results, and erase it.
 
     Locations and name hints of `old` pass on to what replaces it.

@@ -16,9 +16,9 @@ from breccia.ir import dims
 from breccia.ir.attributes import PolicyAttr
 from breccia.ir.base import BrecciaOp, Field, as_tensor, broadcast_shapes, check_axis, show_shape
 from breccia.ir.dims import Dim
-from breccia.ir.ops import check_given
+from breccia.ir.scaled_ops import check_given
 from breccia.ir.storage import PACKING, storage_type
-from breccia.ir.types import RecipeAttr, ScaledType, component_types, format_of, scaled, tensor
+from breccia.ir.types import RecipeAttr, ScaledType, component_types, scaled, tensor
 
 Props = Mapping[str, Any]
 Types = Sequence[Attribute]
@@ -84,7 +84,9 @@ class DotScaledOp(BrecciaOp):
         for name, t, s, axis in zip("ab", (a, b), (sa, sb), contraction_axes(form, a.rank, b.rank), strict=True):
             wanted = tuple(dims.ceildiv(d, block) if i == axis else d for i, d in enumerate(t.shape))
             if s.shape != wanted:
-                raise VerifyException(f"dot_scaled: scales of {name} are {s}; {t} in blocks of {block} needs {show_shape(wanted)}")
+                raise VerifyException(
+                    f"dot_scaled: scales of {name} are {s}; {t} in blocks of {block} needs {show_shape(wanted)}"
+                )
         return [tensor(shape, builtin.f32)]
 
 
@@ -221,10 +223,11 @@ class EncodeOp(BrecciaOp):
         check_given("encode", types[1:], out, props)
         given = props["given"].data if props.get("given") else ()
         if props["policy"].data.rounding == "stochastic" and not (props.get("origin") and props.get("extent")):
-            raise VerifyException("encode: stochastic rounding needs origin and extent, so that it does not depend on tiles")
+            raise VerifyException(
+                "encode: stochastic rounding needs origin and extent, so that it does not depend on tiles"
+            )
         skip = {f"scale{level}" for level in given}
         return [t for name, t in component_types(out) if name not in skip]
 
 
 TILE_OPS = (DotOp, DotScaledOp, ExpandOp, UnpackOp, PackOp, UnswizzleOp, MaskOp, EncodeOp)
-__all__ = ["DOT_FORMS", "TILE_OPS", "contraction_axes", "format_of", *(op.__name__ for op in TILE_OPS)]

@@ -300,7 +300,9 @@ class ScaledType(ParametrizedAttribute, TypeAttribute):
                 printer.print_attribute(self.layout)
 
 
-def scaled(shape: Sequence[Dim], dtype: Attribute | Format, recipe: Recipe, layout: LayoutAttr | None = None) -> ScaledType:
+def scaled(
+    shape: Sequence[Dim], dtype: Attribute | Format, recipe: Recipe, layout: LayoutAttr | None = None
+) -> ScaledType:
     """Shorthand: `scaled([M, 256], formats.bfloat16, recipes.mxfp8_e4m3)`."""
     return ScaledType(
         DimsAttr(tuple(shape)),
