@@ -192,6 +192,14 @@ def files_of_the_repository() -> list[Path]:
     return [file for name in listed.split("\0") if name and (file := ROOT / name).is_file()]
 
 
+def test_every_command_of_the_makefile_is_explained() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    commands = set(re.findall(r"^([a-z]+):.*##", makefile, re.MULTILINE)) - {"help", "clean"}
+    assert len(commands) == 8
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert [command for command in sorted(commands) if f"| `make {command}` |" not in guide] == []
+
+
 def test_no_file_names_a_path_of_one_machine() -> None:
     hits: list[str] = []
     for file in files_of_the_repository():
