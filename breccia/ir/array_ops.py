@@ -136,7 +136,7 @@ class SelectOp(BrecciaOp):
 class ConvertOp(BrecciaOp):
     """`%y = breccia.convert %x : bf16`: the only change of dtype; one rounding to nearest even.
 
-    From an element format it decodes; to one of 8 bits or fewer it saturates, and NaN stays NaN where the format has it.
+    From an element format it decodes; to one of 8 bits or fewer it saturates, and NaN stays NaN where there is one.
     """
 
     name = "breccia.convert"
@@ -190,7 +190,7 @@ class BroadcastOp(BrecciaOp):
 
 @irdl_op_definition
 class TransposeOp(BrecciaOp):
-    """`%y = breccia.transpose %x [1, 0]`: axis i of the result is axis `order[i]` of %x; blocks move with their axes."""
+    """`%y = breccia.transpose %x [1, 0]`: result axis i is axis `order[i]` of %x; blocks move along."""
 
     name = "breccia.transpose"
     order = prop_def()
@@ -233,7 +233,7 @@ def reshaped_recipe(t: ScaledType, shape: Sequence[Dim]) -> Recipe:
         if not front <= {1} and not front <= {None}:
             raise VerifyException(
                 f"reshape: {show_shape(t.shape)} to {show_shape(shape)} would regroup axes that blocks of {block} lie "
-                f"along; only leading axes with blocks of 1 can be regrouped. Dequantize first, or quantize after reshaping"
+                f"along; only leading axes with blocks of 1 can be regrouped. Quantize after reshaping"
             )
         whole = front == {None} and (keep == 0 or set(block) == {None})
         if front == {None} and not whole:

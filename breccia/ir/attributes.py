@@ -108,6 +108,7 @@ class NumberAttr(Data[float]):
 
 
 def parse_number(parser: AttrParser) -> float:
+    """Read a number, `inf`, `-inf` or `nan`."""
     negative = parser.parse_optional_punctuation("-") is not None
     word = parser.parse_optional_keyword_in(("inf", "nan"))
     value = float(word) if word else float(parser.parse_number())

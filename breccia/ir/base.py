@@ -81,7 +81,7 @@ class BrecciaOp(IRDLOperation):
 
     @classmethod
     def infer(cls, types: Sequence[Attribute], props: Mapping[str, Any]) -> list[Attribute]:
-        """Result types from operand types and properties; raises VerifyException naming the operand, shape and recipe."""
+        """Result types from operand types and properties; raises VerifyException naming operand, shape, recipe."""
         raise NotImplementedError(f"{cls.__name__}.infer")
 
     @classmethod
@@ -176,12 +176,14 @@ def as_tensor(op: str, operand: str, type_: Attribute) -> TensorType:
 
 
 def as_scaled(op: str, operand: str, type_: Attribute) -> ScaledType:
+    """`type_` if it is a scaled tensor; else an error."""
     if isinstance(type_, ScaledType):
         return type_
     raise VerifyException(f"{op}: {operand} is {type_}, a !breccia.scaled is wanted; quantize it first")
 
 
 def as_array(op: str, operand: str, type_: Attribute) -> TensorType | ScaledType:
+    """`type_` if it is a plain or a scaled tensor; else an error."""
     if isinstance(type_, TensorType | ScaledType):
         return type_
     raise VerifyException(f"{op}: {operand} is {type_}; a !breccia.tensor or !breccia.scaled is wanted")
@@ -206,10 +208,12 @@ def _sizes(sizes: set[Dim]) -> str:
 
 
 def show_shape(shape: Sequence[Dim]) -> str:
+    """A shape as text: `[M, 256]`."""
     return "[" + ", ".join(map(dims.show, shape)) + "]"
 
 
 def check_axis(op: str, axis: int, rank: int) -> None:
+    """Raise VerifyException unless `axis` is one of `rank` axes, counted from 0."""
     if not 0 <= axis < rank:
         raise VerifyException(f"{op}: axis {axis} is out of range for a tensor of rank {rank}")
 

@@ -1,7 +1,7 @@
 """Sizes and indices that may be unknown: small expressions over symbols.
 
-A `Dim` is an int, or an `Expr` over symbols (`M`), grid dimensions (`m`) and table look-ups (`%offsets[e]`). Building an
-expression folds constants, so two sizes that are written alike are equal as values.
+A `Dim` is an int, or an `Expr` over symbols (`M`), grid dimensions (`m`) and table look-ups (`%offsets[e]`). Building
+an expression folds constants, so two sizes that are written alike are equal as values.
 """
 
 from __future__ import annotations
@@ -72,13 +72,14 @@ class Lookup(Expr):
 
 
 def add(a: Dim, b: Dim) -> Dim:
+    """A + b, folded; constants stand last."""
     if isinstance(a, int) and isinstance(b, int):
         return a + b
     if a == 0:
         return b
     if b == 0:
         return a
-    if isinstance(a, int):  # constants stand last
+    if isinstance(a, int):
         return add(b, a)
     if isinstance(b, int) and isinstance(a, Op) and a.kind == "add" and isinstance(a.right, int):
         return add(a.left, a.right + b)
@@ -86,6 +87,7 @@ def add(a: Dim, b: Dim) -> Dim:
 
 
 def sub(a: Dim, b: Dim) -> Dim:
+    """A - b, folded."""
     if isinstance(a, int) and isinstance(b, int):
         return a - b
     if b == 0:
@@ -94,6 +96,7 @@ def sub(a: Dim, b: Dim) -> Dim:
 
 
 def mul(a: Dim, b: Dim) -> Dim:
+    """A * b, folded."""
     if isinstance(a, int) and isinstance(b, int):
         return a * b
     if a == 0 or b == 0:
@@ -108,6 +111,7 @@ def mul(a: Dim, b: Dim) -> Dim:
 
 
 def floordiv(a: Dim, b: Dim) -> Dim:
+    """A / b rounded down, folded."""
     if isinstance(a, int) and isinstance(b, int):
         return a // b
     if b == 1:
@@ -143,12 +147,14 @@ def _divide_product(a: Dim, b: Dim) -> Dim | None:
 
 
 def minimum(a: Dim, b: Dim) -> Dim:
+    """The smaller of a and b, folded."""
     if isinstance(a, int) and isinstance(b, int):
         return min(a, b)
     return a if a == b else Op("min", a, b)
 
 
 def maximum(a: Dim, b: Dim) -> Dim:
+    """The larger of a and b, folded."""
     if isinstance(a, int) and isinstance(b, int):
         return max(a, b)
     return a if a == b else Op("max", a, b)
@@ -220,6 +226,7 @@ def symbols(dim: Dim) -> set[str]:
 
 
 def has_lookup(dim: Dim) -> bool:
+    """True where evaluating `dim` reads a table."""
     return any(isinstance(d, Lookup) for d in walk(dim))
 
 

@@ -1,4 +1,4 @@
-"""The enum-coded elementwise functions and reductions: names only; meaning lives in the interpreter and in targets' tables."""
+"""The enum-coded elementwise functions and reductions: names only; the interpreter gives them their meaning."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ The tiled form has a grid, a window for each operand and result, and up to three
       step (%acc, %a, %w) { ... yield %acc2 }
       finish (%acc) { ... yield %y }
 
-Regions are isolated: their arguments repeat the names of the kernel's operands. `step` and `finish` take the carried values
-first, then the operands they read.
+Regions are isolated: their arguments repeat the names of the kernel's operands. `step` and `finish` take the carried
+values first, then the operands they read.
 """
 
 from __future__ import annotations

@@ -39,5 +39,6 @@ WHOLE_TENSOR_OPS = (
 __all__ = [
     "WHOLE_TENSOR_OPS", "AmaxFromHistoryOp", "AssembleOp", "BinaryOp", "BroadcastOp", "ConcatOp", "ConvertLayoutOp",
     "ConvertOp", "DequantizeOp", "FullOp", "GroupedMatmulOp", "HistoryUpdateOp", "IotaOp", "MatmulOp", "PartsOp",
-    "QuantizeOp", "ReduceOp", "ReshapeOp", "ScaleFromAmaxOp", "SelectOp", "SliceOp", "TransposeOp", "UnaryOp", "YieldOp",
+    "QuantizeOp", "ReduceOp", "ReshapeOp", "ScaleFromAmaxOp", "SelectOp", "SliceOp", "TransposeOp", "UnaryOp",
+    "YieldOp",
 ]  # fmt: skip

@@ -15,6 +15,7 @@ OperationT = TypeVar("OperationT", bound=Operation)
 
 
 def location(filename: str, line: int, column: int = 0) -> FileLineColLoc:
+    """The location attribute of a place in a file."""
     return FileLineColLoc(StringAttr(filename), IntAttr(line), IntAttr(column))
 
 
@@ -35,7 +36,7 @@ def with_location(op: OperationT, like: Operation) -> OperationT:
 def replace_op(
     old: Operation, new_ops: Operation | Iterable[Operation], values: Sequence[SSAValue] | None = None
 ) -> None:
-    """Put `new_ops` where `old` stands, let `values` (default: results of the last) stand for its results, and erase it.
+    """Put `new_ops` where `old` stands; `values` (default: results of the last) stand for its results. Erases `old`.
 
     Locations and name hints of `old` pass on to what replaces it.
     """

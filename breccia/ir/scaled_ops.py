@@ -35,8 +35,8 @@ Types = Sequence[Attribute]
 class QuantizeOp(BrecciaOp):
     """`%q = breccia.quantize %x policy #p to #r`: the only op that encodes.
 
-    Operands after %x: the scales of the levels named by `given` (for delayed and static scaling, and once an outer level has
-    been computed elsewhere), then a seed (i64, rank 0) if the policy rounds stochastically.
+    Operands after %x: the scales of the levels named by `given` (for delayed and static scaling, and once an outer
+    level has been computed elsewhere), then a seed (i64, rank 0) if the policy rounds stochastically.
     """
 
     name = "breccia.quantize"
@@ -93,8 +93,8 @@ class DequantizeOp(BrecciaOp):
 class MatmulOp(BrecciaOp):
     """`%y = breccia.matmul %a, %b`: sum over k of a[.., m, k] * b[.., k, n], in f32.
 
-    Either side may be plain or scaled; leading axes broadcast. `place_a`, `place_b` say where the scales of a scaled operand
-    are applied, one entry a level; `compute` is the dtype that decoded operands are held in (f32 unless said).
+    Either side may be plain or scaled; leading axes broadcast. `place_a`, `place_b` say where the scales of a scaled
+    operand are applied, one entry a level; `compute` is the dtype that decoded operands are held in (f32 unless said).
     """
 
     name = "breccia.matmul"
@@ -119,7 +119,8 @@ class MatmulOp(BrecciaOp):
         if a.shape[-1] != b.shape[-2]:
             raise VerifyException(
                 f"matmul: shape mismatch: a is {show_shape(a.shape)} and b is {show_shape(b.shape)}; "
-                f"the last axis of a ({dims.show(a.shape[-1])}) must equal the second to last of b ({dims.show(b.shape[-2])})"
+                f"the last axis of a ({dims.show(a.shape[-1])}) must equal the second to last of b "
+                f"({dims.show(b.shape[-2])})"
             )
         for key, t in (("place_a", a), ("place_b", b)):
             check_place(key, t, props.get(key))
@@ -137,7 +138,10 @@ def check_place(key: str, t: TensorType | ScaledType, place: PlaceAttr | None) -
 
 @irdl_op_definition
 class GroupedMatmulOp(BrecciaOp):
-    """`%y = breccia.grouped_matmul %x, %w, %offsets`: rows offsets[e] to offsets[e + 1] of x [T, K] times w[e] of [E, K, N]."""
+    """`%y = breccia.grouped_matmul %x, %w, %offsets`: rows offsets[e] to offsets[e + 1] of x [T, K] times w[e].
+
+    w is [E, K, N]; rows that no group covers give 0.
+    """
 
     name = "breccia.grouped_matmul"
     compute = opt_prop_def()
@@ -153,7 +157,8 @@ class GroupedMatmulOp(BrecciaOp):
         offsets = as_tensor("grouped_matmul", "operand offsets", types[2])
         if x.rank != 2 or w.rank != 3 or x.shape[1] != w.shape[1]:
             raise VerifyException(
-                f"grouped_matmul: shape mismatch: takes x [T, K] and w [E, K, N], not {show_shape(x.shape)} and {show_shape(w.shape)}"
+                f"grouped_matmul: shape mismatch: takes x [T, K] and w [E, K, N], not {show_shape(x.shape)} "
+                f"and {show_shape(w.shape)}"
             )
         if offsets.shape != (dims.add(w.shape[0], 1),) or offsets.dtype != builtin.i32:
             raise VerifyException(
@@ -216,7 +221,7 @@ class ConvertLayoutOp(BrecciaOp):
 
 @irdl_op_definition
 class ScaleFromAmaxOp(BrecciaOp):
-    """`%s = breccia.scale_from_amax %amax policy #p to #r level 0`: the scales of a level from the amax of its blocks (f32)."""
+    """`%s = breccia.scale_from_amax %amax policy #p to #r level 0`: scales of a level from its blocks' amax (f32)."""
 
     name = "breccia.scale_from_amax"
     policy = prop_def(PolicyAttr)
@@ -242,7 +247,7 @@ class ScaleFromAmaxOp(BrecciaOp):
 
 @irdl_op_definition
 class HistoryUpdateOp(BrecciaOp):
-    """`%h2 = breccia.history_update %h, %amax`: the amax history [length] rolled by one, with %amax (one element) first."""
+    """`%h2 = breccia.history_update %h, %amax`: the history [length] rolled by one, %amax (one element) first."""
 
     name = "breccia.history_update"
     traits = traits_def(Pure())
@@ -260,7 +265,7 @@ class HistoryUpdateOp(BrecciaOp):
 
 @irdl_op_definition
 class AmaxFromHistoryOp(BrecciaOp):
-    """`%a = breccia.amax_from_history max %h`: the largest, or `most_recent`, amax of a history, as a tensor of shape [1]."""
+    """`%a = breccia.amax_from_history max %h`: the largest, or `most_recent`, amax of a history; shape [1]."""
 
     name = "breccia.amax_from_history"
     rule = prop_def()

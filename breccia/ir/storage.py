@@ -1,7 +1,7 @@
 """What a component looks like in memory: its storage type for a layout.
 
-Names are those of `breccia.layouts`. Packed and swizzled orders are windows over *storage* in the tiled form, undone by one
-region op (`unpack`, `unswizzle`, `transpose`).
+Names are those of `breccia.layouts`. Packed and swizzled orders are windows over *storage* in the tiled form, undone by
+one region op (`unpack`, `unswizzle`, `transpose`).
 """
 
 from __future__ import annotations

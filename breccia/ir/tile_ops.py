@@ -32,6 +32,7 @@ def contraction_axes(form: str, rank_a: int, rank_b: int) -> tuple[int, int]:
 
 
 def dot_shape(op: str, form: str, a: Sequence[Dim], b: Sequence[Dim]) -> tuple[Dim, ...]:
+    """Shape of the product of two tiles; raises VerifyException where contracted axes differ."""
     if form not in DOT_FORMS:
         raise VerifyException(f"{op}: unknown form {form!r}; known: {', '.join(DOT_FORMS)}")
     if len(a) < 2 or len(b) < 2:
@@ -153,7 +154,7 @@ class PackOp(BrecciaOp):
 
 @irdl_op_definition
 class UnswizzleOp(BrecciaOp):
-    """`%s = unswizzle %tile order swizzle_128x4 rows 128 columns 4`: scales in logical order from their storage order."""
+    """`%s = unswizzle %tile order swizzle_128x4 to [128, 4]`: scales in logical order."""
 
     name = "breccia.unswizzle"
     order = prop_def()
@@ -196,8 +197,8 @@ class EncodeOp(BrecciaOp):
     """`%e, %s = encode %x policy #p to #r`: `quantize` on a tile, giving components instead of a scaled tensor.
 
     Operands and `given` as for `quantize`; results: elements, the scales of every level that is not given, zero point,
-    offset. `origin` and `extent` place the tile in its tensor, which stochastic rounding needs: its random numbers belong to
-    elements, not to tiles.
+    offset. `origin` and `extent` place the tile in its tensor, which stochastic rounding needs: its random numbers belong
+    to elements, not to tiles.
     """
 
     name = "breccia.encode"

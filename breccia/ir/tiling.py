@@ -5,7 +5,8 @@
     out (!breccia.tensor<[M, N], bf16> window [128, 128] at (m, n))
 
 A window maps a grid point to a tile of the operand's storage: on each axis the elements
-`[base + i * block, min(base + (i + 1) * block, limit, size))`. A partial window *is* a smaller tile; nothing outside exists.
+`[base + i * block, min(base + (i + 1) * block, limit, size))`. A partial window *is* a smaller tile;
+nothing outside exists.
 """
 
 from __future__ import annotations
@@ -94,6 +95,8 @@ class Tiling:
 
 
 def show_grid(grid: tuple[GridDim, ...]) -> str:
+    """A grid as text that `parse_grid` reads back."""
+
     def one(d: GridDim) -> str:
         return f"{d.name} = {dims.show(d.extent)}" + ("" if d.kind == "parallel" else f" {d.kind}")
 
@@ -101,6 +104,8 @@ def show_grid(grid: tuple[GridDim, ...]) -> str:
 
 
 def show_window(window: Window, operand_name: Callable[[int], str] = lambda i: f"table({i})") -> str:
+    """A window as text that `parse_window` reads back."""
+
     def text(d: Dim) -> str:
         return dims.show(d, operand_name)
 
@@ -114,6 +119,8 @@ def show_window(window: Window, operand_name: Callable[[int], str] = lambda i: f
 
 
 def parse_grid(parser: AttrParser) -> tuple[GridDim, ...]:
+    """Read `grid(m = ceildiv(M, 128), k = 5 reduction)`."""
+
     def one() -> GridDim:
         name = parser.parse_identifier(" naming a grid dimension")
         parser.parse_punctuation("=")
@@ -126,6 +133,8 @@ def parse_grid(parser: AttrParser) -> tuple[GridDim, ...]:
 
 
 def parse_window(parser: AttrParser, operand_index: Callable[[str], int] | None = None) -> Window:
+    """Read `window [..] at (..)` and what may follow it. `operand_index` finds a table by its name."""
+
     def block() -> Dim | None:
         return None if parser.parse_optional_keyword("one") else dims.parse(parser, operand_index)
 

@@ -74,7 +74,7 @@ def is_float(dtype: Attribute) -> bool:
 
 
 def is_compute(dtype: Attribute) -> bool:
-    """True for a dtype that elementwise ops compute in. Narrower floats must be converted first: every rounding is an op."""
+    """True for a dtype that elementwise ops compute in. Narrower floats are converted first."""
     return str(dtype) in ("f64", "f32", *INDEX_DTYPES)
 
 
@@ -94,7 +94,7 @@ class DimsAttr(Data[tuple[Dim, ...]]):
 
 @irdl_attr_definition
 class TensorType(ParametrizedAttribute, TypeAttribute):
-    """An array of plain numbers. Element formats of 8 bits and fewer stand as unpacked codes unless a layout packs them."""
+    """An array of plain numbers. Formats of 8 bits and fewer stand as unpacked codes unless a layout packs them."""
 
     name = "breccia.tensor"
     dims: DimsAttr
@@ -144,7 +144,7 @@ def decode_half(recipe: Recipe, rank: int) -> Recipe:
 
 @irdl_attr_definition
 class RecipeAttr(Data[Recipe]):
-    """How to decode: `#breccia.recipe<f4E2M1FN, f32 per [all, all], f8E4M3FN per [1, 16]>`. Invariant: a `decode_half`."""
+    """How to decode: `#breccia.recipe<f4E2M1FN, f32 per [all, all], f8E4M3FN per [1, 16]>`. Holds a `decode_half`."""
 
     name = "breccia.recipe"
 
