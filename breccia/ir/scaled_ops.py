@@ -129,6 +129,7 @@ class MatmulOp(BrecciaOp):
 
 
 def check_place(key: str, t: TensorType | ScaledType, place: PlaceAttr | None) -> None:
+    """Raise VerifyException unless `place` has one entry for each level of `t`."""
     if place is None:
         return
     levels = len(t.recipe.levels) if isinstance(t, ScaledType) else 0

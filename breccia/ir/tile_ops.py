@@ -197,8 +197,8 @@ class EncodeOp(BrecciaOp):
     """`%e, %s = encode %x policy #p to #r`: `quantize` on a tile, giving components instead of a scaled tensor.
 
     Operands and `given` as for `quantize`; results: elements, the scales of every level that is not given, zero point,
-    offset. `origin` and `extent` place the tile in its tensor, which stochastic rounding needs: its random numbers belong
-    to elements, not to tiles.
+    offset. `origin` and `extent` place the tile in its tensor, which stochastic rounding needs: its random numbers
+    belong to elements, not to tiles.
     """
 
     name = "breccia.encode"
