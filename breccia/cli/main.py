@@ -1,0 +1,61 @@
+"""The `breccia` command. A command's work is imported when it runs, so that `breccia --version` stays quick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+try:
+    import typer
+except ImportError as error:
+    raise SystemExit("the breccia command needs typer and rich: pip install 'breccia[cli]'") from error
+
+import breccia
+from breccia.errors import FormatError, RecipeError, UnsupportedError
+
+app = typer.Typer(help="Block-scaled numbers as one type, compiled to readable kernels.", no_args_is_help=True)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"breccia {breccia.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def breccia_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Block-scaled numbers as one type, compiled to readable kernels."""
+
+
+@app.command()
+def demo(
+    weights: Annotated[
+        Path | None, typer.Option(help="Any safetensors file, instead of all-MiniLM-L6-v2.", metavar="FILE")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where to write the page.", metavar="FILE")] = Path("demo.html"),
+    recipes: Annotated[
+        str | None, typer.Option(help="Names with commas between, or `all`. Default: one of each kind.")
+    ] = None,
+    show: Annotated[str | None, typer.Option(help="The recipe whose IR is printed.", metavar="RECIPE")] = None,
+    sentences: Annotated[int, typer.Option(help="How many sentences to embed.", min=4, max=48)] = 24,
+) -> None:
+    """Quantize real weights in every recipe, compile a real block and show each step, embed real sentences."""
+    from rich.console import Console
+
+    try:
+        from breccia.demo.run import Options, check_packages, choose_shown, run
+
+        check_packages()
+        from breccia.demo.measure import choose_recipes
+        from breccia.recipes import find
+
+        chosen = choose_recipes(recipes)
+        shown = choose_shown(chosen) if show is None else find(show)
+        run(Options(weights, out, chosen, shown, sentences), Console())
+    except (FormatError, RecipeError, UnsupportedError) as error:
+        typer.echo(f"breccia demo: {error}", err=True)
+        raise typer.Exit(2) from None
