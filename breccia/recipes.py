@@ -11,8 +11,8 @@ Nothing outside this file may branch on a recipe's name. To add a recipe, add on
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
 from breccia import formats
 from breccia.errors import RecipeError, ShapeError
@@ -190,7 +190,14 @@ class Recipe:
             for level in self.levels
             for moved in [tuple(level.resolve(rank)[i] for i in order)]
         )
-        return self if levels == self.levels else replace(self, levels=levels)
+        return self.with_levels(levels)
+
+    def with_levels(self, levels: tuple[Level, ...]) -> Recipe:
+        """This recipe with other levels; a name says the blocks then, as in `mxfp4 32x1`."""
+        if levels == self.levels:
+            return self
+        name = f"{self.name.partition(' ')[0]} {_block_text(levels[-1].block)}" if self.name else ""
+        return self._changed(levels=levels, name=name)
 
     def with_policy(self, **changes: object) -> Recipe:
         """This recipe with some fields of its policy changed.
@@ -198,7 +205,13 @@ class Recipe:
         >>> mxfp8_e4m3.with_policy(scale="floor").policy.scale
         'floor'
         """
-        return replace(self, policy=replace(self.policy, **changes), equals="")  # type: ignore[arg-type]
+        policy = replace(self.policy, **changes)  # type: ignore[arg-type]
+        return self if policy == self.policy else self._changed(policy=policy, equals="")
+
+    def _changed(self, **changes: Any) -> Recipe:
+        """A plain Recipe with some parts changed, also where `self` is of a subclass with other parameters."""
+        parts = {f.name: getattr(self, f.name) for f in fields(Recipe)}
+        return Recipe(**{**parts, **changes})
 
     @property
     def decode_key(self) -> tuple[object, ...]:

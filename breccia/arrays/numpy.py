@@ -245,9 +245,9 @@ def map_blocks(
 
 def _padded(codes: Array, multiple: int) -> Array:
     rest = -codes.shape[-1] % multiple
-    if not rest:
-        return np.ascontiguousarray(codes)
-    return np.concatenate([codes, np.zeros((*codes.shape[:-1], rest), np.uint8)], axis=-1)
+    if rest:
+        codes = np.concatenate([codes, np.zeros((*codes.shape[:-1], rest), np.uint8)], axis=-1)
+    return np.ascontiguousarray(codes)
 
 
 def pack_nibbles(codes: Array) -> Array:
@@ -271,13 +271,16 @@ def unpack_nibbles(packed: Array, length: int) -> Array:
 
 def pack_sixes(codes: Array) -> Array:
     """Four codes in three bytes along the last axis: a little-endian word of 24 bits, the first code lowest."""
-    a, b, c, d = np.moveaxis(_padded(codes, 4).reshape(*codes.shape[:-1], -1, 4), -1, 0)
+    words = _padded(codes, 4)
+    words = words.reshape(*codes.shape[:-1], words.shape[-1] // 4, 4)
+    a, b, c, d = np.moveaxis(words, -1, 0)
     triples = np.stack([a | (b << 6), (b >> 2) | (c << 4), (c >> 4) | (d << 2)], axis=-1)
-    return triples.astype(np.uint8, copy=False).reshape(*codes.shape[:-1], -1)
+    return triples.reshape(*codes.shape[:-1], words.shape[-2] * 3)
 
 
 def unpack_sixes(packed: Array, length: int) -> Array:
     """Inverse of `pack_sixes` for a last axis of `length` codes."""
-    a, b, c = np.moveaxis(packed.reshape(*packed.shape[:-1], -1, 3), -1, 0)
+    words = packed.shape[-1] // 3
+    a, b, c = np.moveaxis(packed.reshape(*packed.shape[:-1], words, 3), -1, 0)
     codes = np.stack([a & 63, (a >> 6) | ((b & 15) << 2), (b >> 4) | ((c & 3) << 4), c >> 2], axis=-1)
-    return codes.reshape(*packed.shape[:-1], -1)[..., :length]
+    return codes.reshape(*packed.shape[:-1], words * 4)[..., :length]
