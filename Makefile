@@ -17,7 +17,7 @@ demo: $(VENV)/.demo ## quantize, compile and run a real model's layers; writes d
 	$(BIN)/breccia demo $(ARGS)
 
 test: $(VENV)/.test ## run every test that needs no accelerator (ARGS="tests/ir -k tile" for some)
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 check: $(VENV)/.check ## formatting, lint, types, import directions
 	$(BIN)/ruff format --check .
