@@ -110,17 +110,18 @@ def print_neighbours(console: Console, found: Neighbours | None, skipped: str) -
 
 def neighbour_head(k: int) -> tuple[str, ...]:
     """The heads of the columns that `neighbour_cells` fills; a star is for inputs cast too."""
-    heads = ("cosine", f"{k} nearest", "nearest")
+    heads = ("cosine", f"top {k}", "top 1")
     return "recipe", *heads, *(f"{head}*" for head in heads)
 
 
 def neighbour_note(found: Neighbours) -> str:
     """What the columns of part 3 mean, in words."""
+    k = found.k
     return (
-        f"{len(found.sentences)} sentences, {found.tokens} tokens. Every linear weight is cast; with a star, the inputs "
-        "of the linear layers too; embeddings and norms stay fp32. cosine: mean cosine with the fp32 embedding. "
-        f"{found.k} nearest: share of each sentence's {found.k} nearest neighbours that stay among its "
-        f"nearest {found.k}. nearest: share of sentences whose nearest neighbour stays the nearest."
+        f"{len(found.sentences)} sentences, {found.tokens} tokens. Every linear weight is cast; with a star, the "
+        "inputs of the linear layers too; embeddings and norms stay fp32. cosine: mean cosine with the fp32 embedding. "
+        f"top {k}: share of each sentence's {k} nearest neighbours that stay among its nearest {k}. "
+        "top 1: share of sentences whose nearest neighbour stays the nearest."
     )
 
 
