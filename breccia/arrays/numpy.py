@@ -144,7 +144,7 @@ def flat_index(shape: tuple[int, ...], offset: int, strides: tuple[int, ...]) ->
 _Part = tuple[tuple[slice, ...], tuple[slice, ...], tuple[int, ...]]
 
 
-def _whole_block_parts(shape: tuple[int, ...], block: Block) -> Iterator[_Part]:
+def whole_block_parts(shape: tuple[int, ...], block: Block) -> Iterator[_Part]:
     """Cut an array so that all blocks of a part have one size: (slices of array, slices of grid, split shape)."""
     axes: list[list[tuple[slice, slice, tuple[int, int]]]] = []
     for size, width in zip(shape, block, strict=True):
@@ -161,7 +161,7 @@ def _whole_block_parts(shape: tuple[int, ...], block: Block) -> Iterator[_Part]:
         yield tuple(array), tuple(grid), tuple(n for pair in split for n in pair)
 
 
-def _chunks(split: tuple[int, ...]) -> Iterator[tuple[int, slice]]:
+def chunks(split: tuple[int, ...]) -> Iterator[tuple[int, slice]]:
     """Slices along the first axis longer than one, each of about CHUNK elements: (axis, slice)."""
     if not prod(split):
         return
@@ -171,26 +171,26 @@ def _chunks(split: tuple[int, ...]) -> Iterator[tuple[int, slice]]:
         yield axis, slice(start, start + step)
 
 
-def _spread(grid: Array, part: tuple[slice, ...]) -> Array:
+def spread(grid: Array, part: tuple[slice, ...]) -> Array:
     """A part of the grid with an axis of one after each axis, to broadcast against a split array."""
     cut = grid[part]
     return cut.reshape(tuple(n for size in cut.shape for n in (size, 1)))
 
 
-def _cut(array: Array, axis: int, piece: slice) -> Array:
+def cut_grid(array: Array, axis: int, piece: slice) -> Array:
     return array if array.shape[axis] == 1 else array[(slice(None),) * axis + (piece,)]
 
 
 def block_amax_bits(x: Array, block: Block) -> Array:
     """Largest |x| of every block as float32 bits in uint32: NaN above infinity above every number; 0 where empty."""
     out = np.zeros(grid_shape(x.shape, block), np.uint32)
-    for array, grid, split in _whole_block_parts(x.shape, block):
-        view, target = x[array].reshape(split), _spread(out, grid)
+    for array, grid, split in whole_block_parts(x.shape, block):
+        view, target = x[array].reshape(split), spread(out, grid)
         inner = tuple(range(1, len(split), 2))
-        for axis, piece in _chunks(split):
+        for axis, piece in chunks(split):
             chunk = np.ascontiguousarray(view[(slice(None),) * axis + (piece,)]).view(np.uint32)
             largest = (chunk & np.uint32(0x7FFFFFFF)).max(axis=inner, keepdims=True)
-            goal = _cut(target, axis, piece)
+            goal = cut_grid(target, axis, piece)
             np.maximum(goal, largest, out=goal)
     return out
 
@@ -201,13 +201,13 @@ def block_range(x: Array, block: Block) -> tuple[Array, Array]:
     high = np.full(low.shape, -np.inf, np.float32)
     if not x.size:
         return np.zeros_like(low), np.zeros_like(high)
-    for array, grid, split in _whole_block_parts(x.shape, block):
+    for array, grid, split in whole_block_parts(x.shape, block):
         view = x[array].reshape(split)
         inner = tuple(range(1, len(split), 2))
-        for axis, piece in _chunks(split):
+        for axis, piece in chunks(split):
             chunk = view[(slice(None),) * axis + (piece,)]
             for target, ufunc in ((low, np.minimum), (high, np.maximum)):
-                goal = _cut(_spread(target, grid), axis, piece)
+                goal = cut_grid(spread(target, grid), axis, piece)
                 ufunc(goal, ufunc.reduce(chunk, axis=inner, keepdims=True), out=goal)
     return low, high
 
@@ -230,13 +230,13 @@ def map_blocks(
     """`function(*operands, *grids)`, elementwise, each entry of a grid standing for one block of the operands."""
     shape = operands[0].shape
     out = np.empty(shape, np.dtype(dtype))
-    for array, grid, split in _whole_block_parts(shape, block):
+    for array, grid, split in whole_block_parts(shape, block):
         target = out[array].reshape(split)
         views = [x[array].reshape(split) for x in operands]
-        spread = [_spread(g, grid) for g in grids]
-        for axis, piece in _chunks(split):
+        wide = [spread(g, grid) for g in grids]
+        for axis, piece in chunks(split):
             here = (slice(None),) * axis + (piece,)
-            target[here] = function(*(v[here] for v in views), *(_cut(g, axis, piece) for g in spread))
+            target[here] = function(*(v[here] for v in views), *(cut_grid(g, axis, piece) for g in wide))
     return out
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from breccia.arrays import Array, Primitives
 from breccia.errors import FormatError, UnsupportedError
-from breccia.formats import Format
+from breccia.formats import Format, int8
 from breccia.numerics import bits as f32
 from breccia.numerics.decode import decode
 from breccia.numerics.encode import bit_encode, encode
 from breccia.numerics.scale_rules import combined_scales, outer_scales, scale_shape, span_scales, stored
 from breccia.recipes import Recipe, Rounding, grid_shape
 
-_WIDE = Format("int16", "i16", "int", 16)
-"""What x / scale is rounded into before the zero point is added; anything larger saturates anyway."""
+_INT16 = Format("int16", "i16", "int", 16)
 
 Parts = tuple[Array, tuple[Array, ...], Array | None, Array | None]
 
@@ -105,7 +104,8 @@ def _around_zero(
     zero = xp.convert(zero, "int32")
 
     def part(values: Array, *rest: Array) -> Array:
-        nearest = _rounded(xp, xp.divide(values, rest[-2]), recipe.policy.rounding, seed, rest[0] if len(rest) == 3 else None)
+        position = rest[0] if len(rest) == 3 else None
+        nearest = _rounded(xp, xp.divide(values, rest[-2]), element, recipe.policy.rounding, seed, position)
         codes = xp.minimum(xp.maximum(nearest + rest[-1], int(element.min)), int(element.max))
         return xp.convert(codes & ((1 << element.bits) - 1), "uint8")
 
@@ -113,9 +113,13 @@ def _around_zero(
     return xp.map_blocks(part, operands, (scale, zero), recipe.blocks(len(xp.shape(x)))[-1], "uint8")
 
 
-def _rounded(xp: Primitives, x: Array, rounding: Rounding, seed: int | None, index: Array | None) -> Array:
-    codes = encode(x, _WIDE, rounding, "saturate", seed, index)
-    return xp.convert(xp.bitcast(codes, "int16"), "int32")
+def _rounded(
+    xp: Primitives, x: Array, element: Format, rounding: Rounding, seed: int | None, index: Array | None
+) -> Array:
+    """x rounded to integers, saturating where adding any zero point would leave the element's range anyway."""
+    wide, dtype = (int8, "int8") if element.bits <= 6 else (_INT16, "int16")
+    codes = encode(x, wide, rounding, "saturate", seed, index)
+    return xp.convert(xp.bitcast(codes, dtype), "int32")
 
 
 def _above_offset(
