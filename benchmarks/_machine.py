@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,8 +18,13 @@ def label() -> str:
 
 
 def describe(*packages: str) -> str:
-    """One line: processor, cores, Python and the versions of `packages`."""
-    parts = [f"{_processor()}, {os.cpu_count()} cores", platform.system(), f"Python {platform.python_version()}"]
+    """One line: date, processor, cores, Python and the versions of `packages`."""
+    parts = [
+        date.today().isoformat(),
+        f"{_processor()}, {os.cpu_count()} cores",
+        platform.system(),
+        f"Python {platform.python_version()}",
+    ]
     return "; ".join(parts + [f"{name} {version(name)}" for name in packages])
 
 
