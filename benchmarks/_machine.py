@@ -19,12 +19,9 @@ def label() -> str:
 
 def describe(*packages: str) -> str:
     """One line: date, processor, cores, Python and the versions of `packages`."""
-    parts = [
-        date.today().isoformat(),
-        f"{_processor()}, {os.cpu_count()} cores",
-        platform.system(),
-        f"Python {platform.python_version()}",
-    ]
+    today = date.today().isoformat()
+    cores = f"{_processor()}, {os.cpu_count()} cores"
+    parts = [today, cores, platform.system(), f"Python {platform.python_version()}"]
     return "; ".join(parts + [f"{name} {version(name)}" for name in packages])
 
 

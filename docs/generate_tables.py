@@ -1,4 +1,4 @@
-"""Writes the tables of README.md and docs/recipes.md from the recipes themselves: `python docs/generate_tables.py`.
+"""Writes the generated tables of README.md and docs from recipes and ops: `python docs/generate_tables.py`.
 
 Text between `<!-- begin NAME -->` and `<!-- end NAME -->` is generated; tests/test_readme.py fails where it is stale.
 """
@@ -58,12 +58,25 @@ def policy_table() -> str:
     return _markdown(rows)
 
 
+def op_table() -> str:
+    """One row for each op of the dialect: its name, the first line of its docstring, where it may stand."""
+    from breccia.ir.ops import WHOLE_TENSOR_OPS
+    from breccia.ir.tile_ops import TILE_OPS
+
+    rows = [("op", "what it is", "stands"), ("---",) * 3]
+    for ops, place in ((WHOLE_TENSOR_OPS, "anywhere"), (TILE_OPS, "in tiled kernels")):
+        for op in ops:
+            first = (op.__doc__ or "").strip().splitlines()[0]
+            rows.append((f"`{op.name.removeprefix('breccia.')}`", first, place))
+    return _markdown(rows)
+
+
 def _markdown(rows: list[tuple[str, ...]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {"recipes": recipe_table, "policies": policy_table}
-FILES = (ROOT / "README.md", ROOT / "docs" / "recipes.md")
+TABLES: dict[str, Callable[[], str]] = {"recipes": recipe_table, "policies": policy_table, "ops": op_table}
+FILES = (ROOT / "README.md", ROOT / "docs" / "recipes.md", ROOT / "docs" / "ir.md")
 
 
 def with_tables(text: str) -> str:
