@@ -6,7 +6,7 @@ Each product is rounded to float32, innermost scale first; that is the whole mea
 trailing axes: `(1, 32)` on a tensor of rank 3 is `(1, 1, 32)`. An entry of None spans the whole axis, and a block of None
 spans the whole tensor. The last block of an axis may be partial.
 
-Nothing outside this file may branch on a recipe's name. To add a recipe, add one entry to `_NAMED`.
+Nothing outside this file may branch on a recipe's name. To add a recipe, add one `_named` entry.
 """
 
 from __future__ import annotations
@@ -81,12 +81,16 @@ class Offset:
 class Policy:
     """How values are encoded. Decoding never needs it, so it is no part of a tensor's type.
 
-    scale rules, for the innermost level, with amax the largest |x| of a block and m the largest element (`max`):
-      exact     amax / m, rounded to nearest even in the scale's dtype
+    scale rules, for the innermost level, with amax the largest |x| of a block and m the value it is mapped to (`max`):
+      exact     ((amax / m) / outer scales), every step rounded to float32, then to the scale's dtype, to nearest even
       floor     2**(floor(log2 amax) - floor(log2 m)): OCP MX v1.0; amax may overflow the element and saturates
       ceil      the smallest power of two not below amax / m ("RCEIL" of cuBLAS, TransformerEngine)
-      even      floor, after amax is rounded to the element's mantissa bits (Quark, torchao EVEN)
-    All are computed on integer bits; outer levels are always exact.
+      even      floor, after amax is rounded to the element's mantissa bits, ties up (Quark, torchao EVEN)
+    Powers of two are computed on integer bits, of amax / outer scales where there are outer levels. Outer levels are
+    always exact: amax of the finite values / (m times the largest scale of every level inside). Scales beyond the range
+    of their dtype saturate. With a zero point or an offset, the range of a block takes amax's place, and the number of
+    codes less one takes m's. Elements are x / s rounded once, where s is the product of the stored scales in float32,
+    innermost first.
     """
 
     amax: Amax = "current"
@@ -95,17 +99,19 @@ class Policy:
     """`reciprocal`: amax times 1/m rounded to float32, as XLA and some kernels do; half of the scales differ by an ulp."""
     rounding: Rounding = "rne"
     overflow: Overflow = "saturate"
+    """What an element too large becomes: the largest finite one, or the format's infinity, else its NaN, else the largest."""
     nonfinite: NonFinite = "poison"
     """A block that holds NaN or Inf: `poison` gives it a NaN scale, so that it decodes to NaN and no other block does;
-    `saturate` takes Inf for the largest finite float32 (NaN still poisons); `error` raises."""
+    `saturate` takes Inf for the largest finite float32 (NaN still poisons); `error` raises FormatError. Where all scales
+    are given and the element has a NaN, that element alone becomes NaN."""
     zero_scale: ZeroScale = "one"
-    """The scale of a block of zeros: 1, the smallest of its format, or 0."""
+    """The scale of a block of zeros: 1, the smallest positive one of its format, or 0 (the smallest where there is no 0)."""
     max: float | None = None
-    """The element value that amax is mapped to; None for the largest finite one. INT4 in torchao: 7.5."""
+    """The element value that amax is mapped to; None for the largest finite element. INT4 in torchao: 7.5."""
     scale_min: float | None = None
     """Scales below this are raised to it (after rounding); None for the smallest positive value of the scale's format."""
     amax_min: float | None = None
-    """amax below this is raised to it, as DeepGEMM does at 1e-4."""
+    """amax below this is raised to it, as DeepGEMM does at 1e-4; a block of zeros too."""
     history: int = 1024
     """Delayed scaling only: how many amax values are kept."""
     history_rule: Literal["max", "most_recent"] = "max"
@@ -267,42 +273,63 @@ def _check_nested(outer: Block | None, inner: Block | None) -> None:
             )
 
 
-def _named() -> dict[str, Recipe]:
-    f = formats
-    f32, e8m0, e4m3, e5m2 = f.float32, f.float8_e8m0fnu, f.float8_e4m3fn, f.float8_e5m2
-    ceil, mx = Policy(scale="ceil"), Policy(scale="ceil", zero_scale="smallest")
-    mx_block = (Level(e8m0, (1, 32)),)
-    table: dict[str, Recipe] = {
-        "float8_tensor": Recipe(e4m3, (Level(f32),)),
-        "float8_e5m2_tensor": Recipe(e5m2, (Level(f32),)),
-        "float8_e4m3fnuz_tensor": Recipe(f.float8_e4m3fnuz, (Level(f32),)),
-        "float8_e5m2fnuz_tensor": Recipe(f.float8_e5m2fnuz, (Level(f32),)),
-        "float8_row": Recipe(e4m3, (Level(f32, (1, None)),)),
-        "float8_1x128": Recipe(e4m3, (Level(f32, (1, 128)),)),
-        "float8_128x128": Recipe(e4m3, (Level(f32, (128, 128)),)),
-        "float8_1x128_e8m0": Recipe(e4m3, (Level(e8m0, (1, 128)),), policy=ceil),
-        "float8_128x128_e8m0": Recipe(e4m3, (Level(e8m0, (128, 128)),), policy=ceil),
-        "mxfp8_e4m3": Recipe(e4m3, mx_block, policy=mx),
-        "mxfp8_e5m2": Recipe(e5m2, mx_block, policy=mx),
-        "mxfp6_e2m3": Recipe(f.float6_e2m3fn, mx_block, policy=mx),
-        "mxfp6_e3m2": Recipe(f.float6_e3m2fn, mx_block, policy=mx),
-        "mxfp4": Recipe(f.float4_e2m1fn, mx_block, policy=mx),
-        "mxint8": Recipe(f.mxint8, mx_block, policy=mx),
-        "nvfp4": Recipe(f.float4_e2m1fn, (Level(f32), Level(e4m3, (1, 16)))),
-        "nvfp4_16x16": Recipe(f.float4_e2m1fn, (Level(f32), Level(e4m3, (16, 16)))),
-        "int8_row": Recipe(f.int8, (Level(f32, (1, None)),)),
-    }
-    for block in (32, 64, 128):
-        for scale in (f.float16, f.bfloat16, f.float32):
-            level = (Level(scale, (1, block)),)
-            table[f"int4_g{block}_{scale.mlir}"] = Recipe(f.int4, level)
-            table[f"uint4_g{block}_{scale.mlir}"] = Recipe(f.uint4, level, zero_point=ZeroPoint(f.uint4))
-    table["nf4"] = Recipe(f.nf4, (Level(f32, (1, 64)),))
-    return {name: replace(recipe, name=name) for name, recipe in table.items()}
+_NAMED: dict[str, Recipe] = {}
 
 
-_NAMED = _named()
-globals().update(_NAMED)
+def _named(name: str, recipe: Recipe, equals: str = "") -> Recipe:
+    recipe = replace(recipe, name=name, equals=equals)
+    _NAMED[name] = recipe
+    return recipe
+
+
+_F32 = Level(formats.float32)
+_F32_ROW = Level(formats.float32, (1, None))
+_MX = Level(formats.float8_e8m0fnu, (1, 32))
+_CEIL = Policy(scale="ceil", zero_scale="smallest")
+
+float8_tensor = _named("float8_tensor", Recipe(formats.float8_e4m3fn, (_F32,)))
+float8_e5m2_tensor = _named("float8_e5m2_tensor", Recipe(formats.float8_e5m2, (_F32,)))
+float8_e4m3fnuz_tensor = _named("float8_e4m3fnuz_tensor", Recipe(formats.float8_e4m3fnuz, (_F32,)))
+float8_e5m2fnuz_tensor = _named("float8_e5m2fnuz_tensor", Recipe(formats.float8_e5m2fnuz, (_F32,)))
+float8_row = _named("float8_row", Recipe(formats.float8_e4m3fn, (_F32_ROW,)))
+float8_1x128 = _named("float8_1x128", Recipe(formats.float8_e4m3fn, (Level(formats.float32, (1, 128)),)))
+float8_128x128 = _named("float8_128x128", Recipe(formats.float8_e4m3fn, (Level(formats.float32, (128, 128)),)))
+float8_1x128_e8m0 = _named(
+    "float8_1x128_e8m0", Recipe(formats.float8_e4m3fn, (Level(formats.float8_e8m0fnu, (1, 128)),), policy=_CEIL)
+)
+float8_128x128_e8m0 = _named(
+    "float8_128x128_e8m0", Recipe(formats.float8_e4m3fn, (Level(formats.float8_e8m0fnu, (128, 128)),), policy=_CEIL)
+)
+mxfp8_e4m3 = _named("mxfp8_e4m3", Recipe(formats.float8_e4m3fn, (_MX,), policy=_CEIL))
+mxfp8_e5m2 = _named("mxfp8_e5m2", Recipe(formats.float8_e5m2, (_MX,), policy=_CEIL))
+mxfp6_e2m3 = _named("mxfp6_e2m3", Recipe(formats.float6_e2m3fn, (_MX,), policy=_CEIL))
+mxfp6_e3m2 = _named("mxfp6_e3m2", Recipe(formats.float6_e3m2fn, (_MX,), policy=_CEIL))
+mxfp4 = _named("mxfp4", Recipe(formats.float4_e2m1fn, (_MX,), policy=_CEIL))
+mxint8 = _named("mxint8", Recipe(formats.mxint8, (_MX,), policy=_CEIL))
+nvfp4 = _named("nvfp4", Recipe(formats.float4_e2m1fn, (_F32, Level(formats.float8_e4m3fn, (1, 16)))))
+nvfp4_16x16 = _named("nvfp4_16x16", Recipe(formats.float4_e2m1fn, (_F32, Level(formats.float8_e4m3fn, (16, 16)))))
+int8_row = _named("int8_row", Recipe(formats.int8, (_F32_ROW,)))
+
+
+def _int4(block: int, scale: Format) -> Recipe:
+    return _named(f"int4_g{block}_{scale.mlir}", Recipe(formats.int4, (Level(scale, (1, block)),)))
+
+
+def _uint4(block: int, scale: Format) -> Recipe:
+    recipe = Recipe(formats.uint4, (Level(scale, (1, block)),), zero_point=ZeroPoint(formats.uint4))
+    return _named(f"uint4_g{block}_{scale.mlir}", recipe)
+
+
+int4_g32_f16, uint4_g32_f16 = _int4(32, formats.float16), _uint4(32, formats.float16)
+int4_g32_bf16, uint4_g32_bf16 = _int4(32, formats.bfloat16), _uint4(32, formats.bfloat16)
+int4_g32_f32, uint4_g32_f32 = _int4(32, formats.float32), _uint4(32, formats.float32)
+int4_g64_f16, uint4_g64_f16 = _int4(64, formats.float16), _uint4(64, formats.float16)
+int4_g64_bf16, uint4_g64_bf16 = _int4(64, formats.bfloat16), _uint4(64, formats.bfloat16)
+int4_g64_f32, uint4_g64_f32 = _int4(64, formats.float32), _uint4(64, formats.float32)
+int4_g128_f16, uint4_g128_f16 = _int4(128, formats.float16), _uint4(128, formats.float16)
+int4_g128_bf16, uint4_g128_bf16 = _int4(128, formats.bfloat16), _uint4(128, formats.bfloat16)
+int4_g128_f32, uint4_g128_f32 = _int4(128, formats.float32), _uint4(128, formats.float32)
+nf4 = _named("nf4", Recipe(formats.nf4, (Level(formats.float32, (1, 64)),)))
 
 
 def all_recipes() -> dict[str, Recipe]:
