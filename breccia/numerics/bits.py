@@ -27,8 +27,8 @@ def float32_bits(value: float | Fraction) -> int:
     exact = Fraction(value)
     negative = exact < 0 or (exact == 0 and str(value).startswith("-"))
     exact = abs(exact)
-    # floor(log2(exact)) is this or one more, so the loop runs at most once for a normal number.
-    exponent = max(-126, exact.numerator.bit_length() - exact.denominator.bit_length() - 1)
+    # floor(log2(exact)) is this or one more, so the loop runs at most once; zero and subnormals stay at -126.
+    exponent = max(-126, exact.numerator.bit_length() - exact.denominator.bit_length() - 1) if exact else -126
     while exact >= Fraction(2) ** (exponent + 1):
         exponent += 1
     bits = ((exponent + 126) << 23) + round(exact / Fraction(2) ** (exponent - 23))
