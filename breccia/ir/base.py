@@ -122,6 +122,7 @@ class BrecciaOp(IRDLOperation):
     @classmethod
     def parse(cls, parser: Parser) -> Self:
         props: dict[str, Attribute] = {}
+        start = parser._current_token.span  # pyright: ignore[reportPrivateUsage]
         for f in cls.SYNTAX:
             if f.kind == "word":
                 props[f.prop] = _PARSE["word"](parser)
@@ -139,7 +140,7 @@ class BrecciaOp(IRDLOperation):
         try:
             return cls.make(*operands, **props)
         except VerifyException as error:
-            parser.raise_error(f"{cls.name}: {error}")
+            parser.raise_error(f"{cls.name}: {error}", start)
 
     @staticmethod
     def _starts(parser: Parser, keyword: str) -> bool:
