@@ -248,7 +248,10 @@ class ScaleFromAmaxOp(BrecciaOp):
 
 @irdl_op_definition
 class HistoryUpdateOp(BrecciaOp):
-    """`%h2 = breccia.history_update %h, %amax`: the history [length] rolled by one, %amax (one element) first."""
+    """`%h2 = breccia.history_update %h, %amax`: the history [length] one step on.
+
+    The oldest entry, the first, leaves; %amax (one element) enters last.
+    """
 
     name = "breccia.history_update"
     traits = traits_def(Pure())
