@@ -137,8 +137,11 @@ class BrecciaOp(IRDLOperation):
                 continue
             cls._expect(parser, f.keyword)
             props[f.prop] = _PARSE[f.kind](parser)
+        attributes = parser.parse_optional_attr_dict()
         try:
-            return cls.make(*operands, **props)
+            op = cls.make(*operands, **props)
+            op.attributes.update(attributes)
+            return op
         except VerifyException as error:
             parser.raise_error(f"{cls.name}: {error}", start)
 
@@ -166,6 +169,7 @@ class BrecciaOp(IRDLOperation):
                 continue
             printer.print_string(f" {f.keyword} " if f.keyword else " ")
             _print_field(printer, f.kind, self.properties[f.prop])
+        printer.print_op_attributes(self.attributes)
 
 
 def as_tensor(op: str, operand: str, type_: Attribute) -> TensorType:
