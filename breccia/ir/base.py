@@ -129,7 +129,7 @@ class BrecciaOp(IRDLOperation):
         operands: list[SSAValue] = []
         token = parser._current_token  # pyright: ignore[reportPrivateUsage]
         if token.kind == MLIRTokenKind.PERCENT_IDENT:
-            operands = parser.parse_comma_separated_list(parser.Delimiter.NONE, parser.parse_operand)
+            operands = parser.parse_comma_separated_list(parser.Delimiter.NONE, lambda: parse_defined(parser))
         for f in cls.SYNTAX:
             if f.kind == "word":
                 continue
@@ -170,6 +170,15 @@ class BrecciaOp(IRDLOperation):
             printer.print_string(f" {f.keyword} " if f.keyword else " ")
             _print_field(printer, f.kind, self.properties[f.prop])
         printer.print_op_attributes(self.attributes)
+
+
+def parse_defined(parser: Parser) -> SSAValue:
+    """An operand that is defined before its use, so that its type is known."""
+    unresolved = parser.parse_unresolved_operand()
+    found = parser.ssa_values.get(unresolved.operand_name)
+    if found is None or unresolved.index >= len(found):
+        parser.raise_error(f"%{unresolved.operand_name} is not defined before this use", unresolved.span)
+    return found[unresolved.index]
 
 
 def as_tensor(op: str, operand: str, type_: Attribute) -> TensorType:
