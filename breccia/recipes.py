@@ -243,7 +243,9 @@ def check_block(block: Block | None, what: str = "block") -> None:
         raise RecipeError(f"{what} is {block!r}; give a tuple such as (1, 32), or None for the whole tensor")
     for size in block:
         if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-            raise RecipeError(f"{what} is {block!r}: {size!r} is not a block size; allowed: an integer of at least 1, or None")
+            raise RecipeError(
+                f"{what} is {block!r}: {size!r} is not a block size; allowed: an integer of at least 1, or None"
+            )
 
 
 def resolve_block(block: Block | None, rank: int) -> Block:
@@ -276,6 +278,15 @@ def _check_nested(outer: Block | None, inner: Block | None) -> None:
 _NAMED: dict[str, Recipe] = {}
 
 
+_TORCHAO_FP8 = "torchao 0.18 Float8Tensor.from_hp, except blocks of zeros, NaN or infinity"
+_TORCHAO_MX = "torchao 0.18 to_mx in mode RCEIL, except NaN, infinity and amax below 2**-118"
+_NVFP4 = (
+    "scales: torchao 0.18 nvfp4_quantize with Policy(scale_min=2**-6); elements too, except some ties, as torchao multiplies "
+    "by a reciprocal"
+)
+_CT_INT = "compressed-tensors 0.20 calculate_qparams and quantize, except blocks of zeros"
+
+
 def _named(name: str, recipe: Recipe, equals: str = "") -> Recipe:
     recipe = replace(recipe, name=name, equals=equals)
     _NAMED[name] = recipe
@@ -287,37 +298,40 @@ _F32_ROW = Level(formats.float32, (1, None))
 _MX = Level(formats.float8_e8m0fnu, (1, 32))
 _CEIL = Policy(scale="ceil", zero_scale="smallest")
 
-float8_tensor = _named("float8_tensor", Recipe(formats.float8_e4m3fn, (_F32,)))
+float8_tensor = _named("float8_tensor", Recipe(formats.float8_e4m3fn, (_F32,)), _TORCHAO_FP8)
 float8_e5m2_tensor = _named("float8_e5m2_tensor", Recipe(formats.float8_e5m2, (_F32,)))
 float8_e4m3fnuz_tensor = _named("float8_e4m3fnuz_tensor", Recipe(formats.float8_e4m3fnuz, (_F32,)))
 float8_e5m2fnuz_tensor = _named("float8_e5m2fnuz_tensor", Recipe(formats.float8_e5m2fnuz, (_F32,)))
-float8_row = _named("float8_row", Recipe(formats.float8_e4m3fn, (_F32_ROW,)))
-float8_1x128 = _named("float8_1x128", Recipe(formats.float8_e4m3fn, (Level(formats.float32, (1, 128)),)))
-float8_128x128 = _named("float8_128x128", Recipe(formats.float8_e4m3fn, (Level(formats.float32, (128, 128)),)))
+float8_row = _named("float8_row", Recipe(formats.float8_e4m3fn, (_F32_ROW,)), _TORCHAO_FP8)
+float8_1x128 = _named("float8_1x128", Recipe(formats.float8_e4m3fn, (Level(formats.float32, (1, 128)),)), _TORCHAO_FP8)
+float8_128x128 = _named(
+    "float8_128x128", Recipe(formats.float8_e4m3fn, (Level(formats.float32, (128, 128)),)), _TORCHAO_FP8
+)
 float8_1x128_e8m0 = _named(
     "float8_1x128_e8m0", Recipe(formats.float8_e4m3fn, (Level(formats.float8_e8m0fnu, (1, 128)),), policy=_CEIL)
 )
 float8_128x128_e8m0 = _named(
     "float8_128x128_e8m0", Recipe(formats.float8_e4m3fn, (Level(formats.float8_e8m0fnu, (128, 128)),), policy=_CEIL)
 )
-mxfp8_e4m3 = _named("mxfp8_e4m3", Recipe(formats.float8_e4m3fn, (_MX,), policy=_CEIL))
-mxfp8_e5m2 = _named("mxfp8_e5m2", Recipe(formats.float8_e5m2, (_MX,), policy=_CEIL))
+mxfp8_e4m3 = _named("mxfp8_e4m3", Recipe(formats.float8_e4m3fn, (_MX,), policy=_CEIL), _TORCHAO_MX)
+mxfp8_e5m2 = _named("mxfp8_e5m2", Recipe(formats.float8_e5m2, (_MX,), policy=_CEIL), _TORCHAO_MX)
 mxfp6_e2m3 = _named("mxfp6_e2m3", Recipe(formats.float6_e2m3fn, (_MX,), policy=_CEIL))
 mxfp6_e3m2 = _named("mxfp6_e3m2", Recipe(formats.float6_e3m2fn, (_MX,), policy=_CEIL))
-mxfp4 = _named("mxfp4", Recipe(formats.float4_e2m1fn, (_MX,), policy=_CEIL))
+mxfp4 = _named("mxfp4", Recipe(formats.float4_e2m1fn, (_MX,), policy=_CEIL), _TORCHAO_MX)
 mxint8 = _named("mxint8", Recipe(formats.mxint8, (_MX,), policy=_CEIL))
-nvfp4 = _named("nvfp4", Recipe(formats.float4_e2m1fn, (_F32, Level(formats.float8_e4m3fn, (1, 16)))))
+nvfp4 = _named("nvfp4", Recipe(formats.float4_e2m1fn, (_F32, Level(formats.float8_e4m3fn, (1, 16)))), _NVFP4)
 nvfp4_16x16 = _named("nvfp4_16x16", Recipe(formats.float4_e2m1fn, (_F32, Level(formats.float8_e4m3fn, (16, 16)))))
-int8_row = _named("int8_row", Recipe(formats.int8, (_F32_ROW,)))
+int8_row = _named("int8_row", Recipe(formats.int8, (_F32_ROW,), policy=Policy(max=127.5)), _CT_INT)
 
 
 def _int4(block: int, scale: Format) -> Recipe:
-    return _named(f"int4_g{block}_{scale.mlir}", Recipe(formats.int4, (Level(scale, (1, block)),)))
+    recipe = Recipe(formats.int4, (Level(scale, (1, block)),), policy=Policy(max=7.5))
+    return _named(f"int4_g{block}_{scale.mlir}", recipe, _CT_INT if scale == formats.float32 else "")
 
 
 def _uint4(block: int, scale: Format) -> Recipe:
     recipe = Recipe(formats.uint4, (Level(scale, (1, block)),), zero_point=ZeroPoint(formats.uint4))
-    return _named(f"uint4_g{block}_{scale.mlir}", recipe)
+    return _named(f"uint4_g{block}_{scale.mlir}", recipe, _CT_INT if scale == formats.float32 else "")
 
 
 int4_g32_f16, uint4_g32_f16 = _int4(32, formats.float16), _uint4(32, formats.float16)

@@ -122,6 +122,9 @@ def multiply(a: Array, b: Array) -> Array:
 
 
 def add(a: Array, b: Array) -> Array:
+    """IEEE float32 sum to nearest even, subnormals included whatever the host's flush mode is."""
+    if softfloat.host_flushes():
+        return softfloat.add(a, b)
     with np.errstate(all="ignore"):
         return np.add(a, b)
 
@@ -196,20 +199,28 @@ def block_amax_bits(x: Array, block: Block) -> Array:
 
 
 def block_range(x: Array, block: Block) -> tuple[Array, Array]:
-    """Smallest and largest x of every block as float32; both NaN where a block holds NaN; both 0 where empty."""
-    low = np.full(grid_shape(x.shape, block), np.inf, np.float32)
-    high = np.full(low.shape, -np.inf, np.float32)
+    """Smallest and largest x of every block as float32, of finite blocks; both 0 where a block is empty.
+
+    Compared as integers that order as the floats do, as a host that flushes takes all subnormals for equal.
+    """
+    low = np.full(grid_shape(x.shape, block), np.iinfo(np.int32).max, np.int32)
+    high = np.full(low.shape, np.iinfo(np.int32).min, np.int32)
     if not x.size:
-        return np.zeros_like(low), np.zeros_like(high)
+        return np.zeros(low.shape, np.float32), np.zeros(low.shape, np.float32)
     for array, grid, split in whole_block_parts(x.shape, block):
         view = x[array].reshape(split)
         inner = tuple(range(1, len(split), 2))
         for axis, piece in chunks(split):
-            chunk = view[(slice(None),) * axis + (piece,)]
+            keys = _sortable(np.ascontiguousarray(view[(slice(None),) * axis + (piece,)]).view(np.int32))
             for target, ufunc in ((low, np.minimum), (high, np.maximum)):
                 goal = cut_grid(spread(target, grid), axis, piece)
-                ufunc(goal, ufunc.reduce(chunk, axis=inner, keepdims=True), out=goal)
-    return low, high
+                ufunc(goal, ufunc.reduce(keys, axis=inner, keepdims=True), out=goal)
+    return _sortable(low).view(np.float32), _sortable(high).view(np.float32)
+
+
+def _sortable(bits: Array) -> Array:
+    """Float bits to integers of the same order, and back: the map is its own inverse."""
+    return bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))
 
 
 def expand(grid: Array, ratio: Block, shape: tuple[int, ...]) -> Array:

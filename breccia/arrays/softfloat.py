@@ -86,3 +86,29 @@ def divide(a: Array, b: Array) -> Array:
     bits = np.where(infinite, 0x7F800000, np.where(zero, 0, bits))
     nan = (x > 0x7F800000) | (y > 0x7F800000) | ((x == 0) & (y == 0)) | ((x == 0x7F800000) & (y == 0x7F800000))
     return _join(np.where(nan, 0x7FC00000, bits), np.where(nan, np.uint32(0), sign), shape)
+
+
+def _double(bits: Array, sign: Array) -> Array:
+    """Finite float32 as float64, exactly: no float64 here is subnormal."""
+    significand, exponent = _significand(np.maximum(bits, 1))
+    power = ((exponent + 1023) << 52).view(np.float64)
+    magnitude = np.where(bits == 0, 0.0, significand.astype(np.float64) * power)
+    return np.where(sign != 0, -magnitude, magnitude)
+
+
+def add(a: Array, b: Array) -> Array:
+    """float32 a + b, to nearest even. float64 has more than twice the bits, so rounding its sum again is harmless."""
+    shape = np.broadcast_shapes(np.shape(a), np.shape(b))
+    x, y = np.broadcast_arrays(np.asarray(a, np.float32), np.asarray(b, np.float32))
+    p, q = np.ascontiguousarray(x).view(np.uint32), np.ascontiguousarray(y).view(np.uint32)
+    special = ((p & 0x7F800000) == 0x7F800000) | ((q & 0x7F800000) == 0x7F800000)
+    finite = np.where(special, np.uint32(0), p), np.where(special, np.uint32(0), q)
+    total = _double(finite[0] & 0x7FFFFFFF, finite[0] >> 31) + _double(finite[1] & 0x7FFFFFFF, finite[1] >> 31)
+    wide = total.view(np.uint64)
+    exponent = ((wide >> np.uint64(52)) & np.uint64(2047)).astype(np.int64) - 1075
+    significand = ((wide & np.uint64((1 << 52) - 1)) | np.uint64(1 << 52)).astype(np.int64)
+    bits = np.where(total == 0, 0, _round(significand << 1, exponent - 1))
+    sign = (wide >> np.uint64(32)).astype(np.uint32) & np.uint32(0x80000000)
+    with np.errstate(all="ignore"):
+        hard = np.add(x, y).reshape(p.shape)  # infinity and NaN do not depend on the flush mode
+    return np.where(special, hard, _join(bits, sign, p.shape)).reshape(shape)

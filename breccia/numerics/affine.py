@@ -8,7 +8,7 @@ from breccia.formats import Format, int8
 from breccia.numerics import bits as f32
 from breccia.numerics.decode import decode
 from breccia.numerics.encode import bit_encode, encode
-from breccia.numerics.scale_rules import combined_scales, outer_scales, scale_shape, span_scales, stored
+from breccia.numerics.scale_rules import combined_scales, outer_scales, scale_shape, span_scales, stored, without_zeros
 from breccia.recipes import Recipe, Rounding, grid_shape
 
 _INT16 = Format("int16", "i16", "int", 16)
@@ -31,10 +31,11 @@ def quantize(
     x, low, high, bad = _range(xp, x, recipe)
     if recipe.zero_point is not None:
         zero = xp.full((1,) * rank, 0.0, "float32")
-        low, high = xp.minimum(low, zero), xp.maximum(high, zero)
+        # By sign bits, as a host that flushes takes subnormals for zero.
+        low = xp.where((xp.bitcast(low, "uint32") >> 31) == 1, low, zero)
+        high = xp.where((xp.bitcast(high, "uint32") >> 31) == 1, zero, high)
     scales = given if len(given) == len(recipe.levels) else _scales(xp, low, high, bad, recipe, given, shape)
-    total = combined_scales(xp, scales, recipe, shape)
-    safe = xp.where(total == 0, xp.full((1,) * rank, 1.0, "float32"), total)
+    safe = without_zeros(xp, combined_scales(xp, scales, recipe, shape))
     if recipe.zero_point is not None:
         points = _zero_points(xp, low, safe, recipe, recipe.zero_point.dtype)
         elements = _around_zero(xp, x, safe, points, recipe, seed, index)
@@ -75,6 +76,7 @@ def _scales(
     from breccia.numerics.scale_rules import block_ratio
 
     span = xp.bitcast(xp.add(high, -low), "uint32")
+    overflow = span >= f32.INFINITY
     span = xp.minimum(span, f32.LARGEST)
     blocks = recipe.blocks(len(shape))
     levels = given
@@ -84,7 +86,12 @@ def _scales(
         scale = outer_scales(xp.bitcast(amax, "float32"), recipe, i, outside)
         levels += (xp.reshape(scale, scale_shape(recipe.levels[i], shape)),)
     poisoned = xp.bitcast(xp.where(bad, f32.NAN, span), "float32")
-    inner = span_scales(poisoned, recipe, outer_product(xp, levels, recipe, shape, blocks[-1]))
+    outside = outer_product(xp, levels, recipe, shape, blocks[-1])
+    inner = span_scales(poisoned, recipe, outside)
+    if xp.any(overflow):
+        half = xp.full((1,) * len(shape), 0.5, "float32")
+        halved = xp.add(xp.multiply(high, half), -xp.multiply(low, half))
+        inner = xp.where(overflow, span_scales(halved, recipe, outside, share=0.5), inner)
     return (*levels, xp.reshape(inner, scale_shape(recipe.innermost, shape)))
 
 

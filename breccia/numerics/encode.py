@@ -39,6 +39,8 @@ def encode(
     """
     xp = namespace(x)
     x = xp.as_float32(x)
+    if not xp.shape(x):
+        return xp.reshape(encode(xp.reshape(x, (1,)), fmt, rounding, overflow, seed, index), ())
     if rounding == "stochastic":
         return bit_encode(xp, x, fmt, rounding, overflow, _random(xp, x, seed, index))
     if xp.TABLES and fmt.bits <= 8 and fmt.kind != "codebook":

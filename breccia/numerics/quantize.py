@@ -19,6 +19,7 @@ from breccia.numerics.scale_rules import (
     rank_of,
     scale_from_amax,
     scale_shape,
+    without_zeros,
 )
 from breccia.recipes import Block, Recipe, grid_shape
 
@@ -206,9 +207,7 @@ def _elements(
     xp: Primitives, x: Array, recipe: Recipe, scales: tuple[Array, ...], seed: int | None, index: Array | None
 ) -> Array:
     policy, element = recipe.policy, recipe.element
-    total = combined_scales(xp, scales, recipe, xp.shape(x))
-    # A scale of zero (of a block of zeros, or by underflow of the product) decodes everything to zero: encode x as is.
-    total = xp.where(total == 0, xp.full((1,) * len(xp.shape(total)), 1.0, "float32"), total)
+    total = without_zeros(xp, combined_scales(xp, scales, recipe, xp.shape(x)))
 
     def encode_part(values: Array, *rest: Array) -> Array:
         ratio = xp.divide(values, rest[-1])

@@ -91,10 +91,13 @@ def outer_scales(amax: Any, recipe: Recipe, level: int = 0, outer: Array | None 
     return _scale(xp, xp.as_float32(amax), target, recipe.element, dtype, recipe.policy, rule, outer, inner=False)
 
 
-def span_scales(span: Array, recipe: Recipe, outer: Array | None) -> Array:
-    """The innermost scales of an asymmetric recipe: (largest - smallest) / (number of codes - 1)."""
+def span_scales(span: Array, recipe: Recipe, outer: Array | None, share: float = 1.0) -> Array:
+    """The innermost scales of an asymmetric recipe: (largest - smallest) / (number of codes - 1).
+
+    share: which part of the range `span` is, 0.5 where the whole would overflow.
+    """
     xp = namespace(span)
-    steps = float((1 << recipe.element.bits) - 1)
+    steps = share * ((1 << recipe.element.bits) - 1)
     policy = recipe.policy
     return _scale(xp, span, steps, recipe.element, recipe.innermost.dtype, policy, policy.scale, outer)
 
@@ -103,7 +106,8 @@ def _scale(
     xp: Primitives, amax: Array, top: float, element: Format, dtype: Format, policy: Policy, rule: ScaleRule,
     outer: Array | None, inner: bool = True,
 ) -> Array:  # fmt: skip
-    given = xp.bitcast(amax, "uint32")
+    shape = xp.shape(amax)
+    given = xp.bitcast(amax if shape else xp.reshape(amax, (1,)), "uint32")
     bits = given
     if inner and policy.amax_min is not None:
         bits = xp.maximum(bits, f32.float32_bits(policy.amax_min))
@@ -115,7 +119,7 @@ def _scale(
         codes = _power_of_two(xp, usable, top, element, dtype, rule, margin, outer)
     codes = _at_least(xp, codes, dtype, policy.scale_min if inner else None)
     codes = xp.where(bits == 0, _zero_code(dtype, policy.zero_scale if inner else "one"), codes)
-    return stored(xp, _poisoned(xp, codes, given >= f32.INFINITY, dtype), dtype)
+    return xp.reshape(stored(xp, _poisoned(xp, codes, given >= f32.INFINITY, dtype), dtype), shape)
 
 
 def _exact(
@@ -231,6 +235,13 @@ def scale_shape(level: Level, shape: tuple[int, ...]) -> tuple[int, ...]:
 def block_ratio(outer: Block, inner: Block) -> Block:
     """How many inner blocks lie in an outer one along each axis; None where the outer block spans the axis."""
     return tuple(None if o is None or i is None else o // i for o, i in zip(outer, inner, strict=True))
+
+
+def without_zeros(xp: Primitives, scales: Array) -> Array:
+    """float32 scales with 1 for 0. A scale of zero (of a block of zeros, or by underflow of a product) decodes everything to
+    zero, so that its elements may be encoded as they are. Compared by bits: hosts may take subnormals for zero."""
+    bits = xp.bitcast(scales, "uint32")
+    return xp.bitcast(xp.where(bits == 0, f32.float32_bits(1.0), bits), "float32")
 
 
 def combined_scales(xp: Primitives, scales: tuple[Array, ...], recipe: Recipe, shape: tuple[int, ...]) -> Array:
