@@ -12,7 +12,7 @@ import numpy as np
 from breccia.numerics import blocks
 from breccia.errors import DTypeError, RecipeError, ShapeError
 from breccia.layouts import BlockLayout, Layout, of_recipe
-from breccia.numerics import Components, unpack
+from breccia.numerics import Components, pack, unpack
 from breccia.numerics import dequantize as dequantize_components
 from breccia.numerics import quantize as quantize_array
 from breccia.numerics.fast import dequantize_storage
@@ -391,8 +391,6 @@ def from_components(components: Components, recipe: Recipe, dtype: Any = "float3
     """A ScaledTensor from what `numerics.quantize` returns: unpacked codes are packed."""
     codes = np.asarray(components.elements)
     if recipe.element.bits in (4, 6):
-        from breccia.numerics import pack
-
         data = pack(codes, recipe.element)
     else:
         data = codes.view(storage_dtype(recipe.element))

@@ -27,7 +27,7 @@ def dequantize_storage(data: Array, shape: tuple[int, ...], scales: tuple[Array,
     if not _applies(data, shape, block, recipe) or softfloat.host_flushes():
         return None
     grids = list(reversed(level_grids(xp, scales, recipe, shape)))
-    table = _pairs(recipe.element)
+    table = pair_table(recipe.element)
     with np.errstate(all="ignore"):
         if all(grid.size == 1 for grid in grids):
             values = table.view(np.float32)
@@ -62,7 +62,7 @@ def _gather(data: Array, shape: tuple[int, ...], table: Array, grids: list[Array
 
 
 @lru_cache(maxsize=16)
-def _pairs(element: Format) -> Array:
+def pair_table(element: Format) -> Array:
     """Two float32 in a uint64 for each byte of two 4-bit codes, or each uint16 of two 8-bit codes."""
     single = np.array(code_bits(element), np.uint32)
     table = np.empty((single.size, single.size, 2), np.uint32)

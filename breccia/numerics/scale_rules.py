@@ -11,7 +11,7 @@ from breccia.errors import FormatError, RecipeError, ShapeError
 from breccia.formats import Format
 from breccia.numerics import bits as f32
 from breccia.numerics.decode import decode
-from breccia.numerics.encode import bit_encode
+from breccia.numerics.encode import encode
 from breccia.recipes import Block, Level, Policy, Recipe, ScaleRule, grid_shape, resolve_block
 
 
@@ -175,7 +175,10 @@ def _normalized(xp: Primitives, bits: Array) -> tuple[Array, Array]:
 
 
 def _codes(xp: Primitives, values: Array, dtype: Format) -> Array:
-    return bit_encode(xp, values, dtype, "rne", "saturate", None)
+    """Codes of non-negative float32 values."""
+    if dtype.name == "float32":
+        return xp.minimum(xp.bitcast(values, "uint32"), f32.LARGEST)
+    return xp.convert(encode(values, dtype), "uint32")
 
 
 def _at_least(xp: Primitives, codes: Array, dtype: Format, smallest: float | None) -> Array:

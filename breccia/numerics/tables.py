@@ -19,17 +19,15 @@ from breccia.recipes import Overflow, Rounding
 
 def encode(xp: Primitives, x: Array, fmt: Format, rounding: Rounding, overflow: Overflow) -> Array:
     """`encode` of a float32 NumPy array for a format of at most 8 bits, by one gather for each element."""
-    width = key_bits(fmt)
     table = _table(xp, fmt, rounding, overflow)
-    x = np.ascontiguousarray(x)
-    bits = x.view(np.uint32)
-    if width > 16:
-        key = bits >> np.uint32(32 - width)
-        key |= (bits & np.uint32((1 << (32 - width)) - 1)) != 0
-        return table.take(key, mode="clip")
-    halves = bits.view(np.uint16).reshape(*bits.shape[:-1], -1, 2) if bits.ndim else bits.view(np.uint16).reshape(1, 2)
-    key = halves[..., 1] | (halves[..., 0] != 0)
-    return table.take(key.reshape(bits.shape), mode="clip")
+    bits = np.ascontiguousarray(x).view(np.uint32)
+    dropped = np.uint32(32 - key_bits(fmt))
+    low = np.uint32((1 << int(dropped)) - 1)
+    key = bits & low
+    key += low  # carries into the last kept bit exactly if a dropped bit is set
+    key |= bits
+    key >>= dropped
+    return table.take(key, mode="clip")
 
 
 def key_bits(fmt: Format) -> int:
