@@ -30,7 +30,7 @@ def bits_per_value(recipe: Recipe) -> float:
         bits += level.dtype.bits / _values_in(level.block)
     for extra in (recipe.zero_point, recipe.offset):
         if extra is not None:
-            bits += extra.dtype.bits / _values_in(recipe.innermost.block)
+            bits += max(8, extra.dtype.bits) / _values_in(recipe.innermost.block)  # stored one a byte
     return bits
 
 

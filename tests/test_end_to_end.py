@@ -33,7 +33,7 @@ def test_matmul_equals_the_product_of_decoded_operands(name: str, shape: tuple[i
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_blocks_along_n_are_multiplied_by_their_own_scales_even_where_k_equals_n(name: str) -> None:
-    """Rows of very different size show a scale that was taken from the wrong axis; K == N hides it from shape checks."""
+    """Rows of very different size show a scale taken from the wrong axis; K == N hides it from shape checks."""
     spread = np.exp2(np.arange(256) % 13 - 6).astype(np.float32)
     w = normal(256, 256, seed=2) * spread[:, None]
     a, scaled = normal(16, 256), breccia.cast(w, recipes.find(name))
@@ -43,10 +43,10 @@ def test_blocks_along_n_are_multiplied_by_their_own_scales_even_where_k_equals_n
 
 @pytest.mark.parametrize("columns", [128, 64, 256, 576])
 def test_the_first_snippet_runs_as_it_stands(columns: int) -> None:
-    x = np.random.randn(8, 256).astype(np.float32)
+    x = normal(8, 256)
     st = breccia.cast(x, breccia.Float8BlockScaling(block_k=128))
-    a = breccia.cast(np.random.randn(16, 256).astype(np.float32), breccia.Float8CurrentScaling())
-    w = breccia.cast(np.random.randn(256, columns).astype(np.float32), breccia.Float8BlockScaling(block_k=128))
+    a = breccia.cast(normal(16, 256), breccia.Float8CurrentScaling())
+    w = breccia.cast(normal(256, columns), breccia.Float8BlockScaling(block_k=128))
     y = breccia.matmul(a, w)
     assert st.shape == (8, 256)
     assert y.shape == (16, columns)
