@@ -1,0 +1,141 @@
+"""Arguments of a call: their arrays in order, and a key under which compiled code is found again. No xDSL here.
+
+A key holds what code depends on: containers, dtypes, shapes, recipes, and the values of Python scalars. Under
+`dynamic` it leaves out the leading size of plain arrays of two axes or more.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from breccia.arrays import library
+from breccia.errors import DTypeError, TraceError, UnsupportedError
+from breccia.recipes import Recipe
+from breccia.tensor import ScaledTensor
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Key = tuple[Any, ...]
+
+_STATIC = (int, str, bytes, bool, type(None), type(Ellipsis))
+
+
+class Inline(Exception):
+    """An argument is traced: the call is part of another function's trace."""
+
+
+_TOKENS: dict[int, tuple[Recipe, int]] = {}
+_BY_VALUE: dict[Recipe, int] = {}
+_MOST_TOKENS = 4096
+
+
+def recipe_token(recipe: Recipe) -> int:
+    """A small integer, the same for equal recipes."""
+    known = _TOKENS.get(id(recipe))
+    if known is not None and known[0] is recipe:
+        return known[1]
+    token = _BY_VALUE.setdefault(recipe, len(_BY_VALUE))
+    if len(_TOKENS) >= _MOST_TOKENS:
+        _TOKENS.clear()
+    _TOKENS[id(recipe)] = recipe, token  # holds the recipe, so that its id is not used again
+    return token
+
+
+def call_key(args: Sequence[Any], kwargs: Mapping[str, Any], dynamic: bool) -> tuple[Key, list[Any]]:
+    """(key, arrays in order) of a call; raises DTypeError or UnsupportedError for what cannot be an argument."""
+    parts: list[Any] = []
+    leaves: list[Any] = []
+    for x in args:
+        if type(x) is np.ndarray and x.ndim > 1 and dynamic:
+            parts += (x.dtype, x.ndim, x.shape[1:])
+            leaves.append(x)
+        else:
+            _add(x, dynamic, parts, leaves)
+    if kwargs:
+        _add(dict(kwargs), dynamic, parts, leaves)
+    return tuple(parts), leaves
+
+
+def _add(x: Any, dynamic: bool, parts: list[Any], leaves: list[Any]) -> None:
+    kind = type(x)
+    if kind is ScaledTensor:
+        parts += (ScaledTensor, recipe_token(x.recipe), x.shape, x.dtype)
+        leaves.append(x)
+    elif kind is np.ndarray:
+        parts += (x.dtype, x.ndim, x.shape[1:]) if dynamic and x.ndim > 1 else (x.dtype, x.shape)
+        leaves.append(x)
+    elif kind in _STATIC:
+        parts += (kind, x)
+    elif kind is float:
+        parts += (float, x.hex())
+    elif isinstance(x, tuple | list):
+        parts += (kind, len(x))
+        for item in x:
+            _add(item, dynamic, parts, leaves)
+    elif isinstance(x, dict):
+        parts += (dict, tuple(x))
+        for item in x.values():
+            _add(item, dynamic, parts, leaves)
+    elif isinstance(x, Recipe):
+        parts += (Recipe, recipe_token(x))
+    elif isinstance(x, np.dtype | type):
+        parts += (type, x)
+    else:
+        _add(as_array(x), dynamic, parts, leaves)
+
+
+def as_array(x: Any) -> Array:
+    """`x` as an array where it is one in other clothes: a NumPy number, a subclass of ndarray."""
+    if isinstance(x, np.generic | np.ndarray):
+        return np.asarray(x)
+    tracer = sys.modules.get("breccia.frontend.tracer")
+    if tracer is not None and isinstance(x, tracer.Tracer | tracer.Size):
+        raise Inline
+    if isinstance(x, ScaledTensor):
+        raise DTypeError(f"{type(x).__name__}, a subclass of ScaledTensor, cannot be an argument of a compiled function")
+    where = "an argument of a compiled function"
+    try:
+        name = library(x)
+    except DTypeError:
+        name = ""
+    if name not in ("", "numpy"):
+        raise UnsupportedError(f"arrays of {name} ({type(x).__name__}) cannot be {where} yet; convert to NumPy first")
+    raise TraceError(
+        f"{type(x).__name__} cannot be {where}; allowed: arrays, ScaledTensors, Python numbers, strings, None, recipes, "
+        "dtypes, and tuples, lists and dicts of them"
+    )
+
+
+def is_dynamic(leaf: Any, dynamic: bool) -> bool:
+    """True for an argument whose leading size is left out of the key."""
+    return dynamic and isinstance(leaf, np.ndarray) and leaf.ndim > 1
+
+
+def rebuild(x: Any, replace: Callable[[Any], Any]) -> Any:
+    """`x` with every array replaced by `replace(array)`, in the order of `call_key`."""
+    if isinstance(x, ScaledTensor | np.ndarray):
+        return replace(x)
+    if isinstance(x, tuple | list):
+        items = [rebuild(item, replace) for item in x]
+        return type(x)(*items) if hasattr(x, "_fields") else type(x)(items)
+    if isinstance(x, dict):
+        return {key: rebuild(item, replace) for key, item in x.items()}
+    if isinstance(x, np.generic):
+        return replace(np.asarray(x))
+    return x
+
+
+def named_leaves(x: Any, name: str) -> Iterator[str]:
+    """A name for every array of an argument called `name`, in the order of `call_key`."""
+    if isinstance(x, tuple | list):
+        fields: Sequence[Any] = getattr(x, "_fields", range(len(x)))
+        for field, item in zip(fields, x, strict=True):
+            yield from named_leaves(item, f"{name}_{field}")
+    elif isinstance(x, dict):
+        for key, item in x.items():
+            yield from named_leaves(item, f"{name}_{key}")
+    elif isinstance(x, ScaledTensor | np.ndarray | np.generic):
+        yield name

@@ -1,0 +1,110 @@
+"""Compiled code as it is called: a launcher, and what goes in and comes out. No xDSL here.
+
+A `Plan` is everything about a call that emitted source does not say. It can be written to disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from breccia.errors import PassError
+from breccia.frontend.results import Result, Tree, convert_scaled, converter
+from breccia.tensor import ScaledTensor
+
+Path = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to call the emitted function for calls of one key.
+
+    Invariants: indices count the arrays of the call; `symbols` names the leading size of an array each.
+    """
+
+    entry: str
+    pinned: tuple[tuple[int, int], ...]
+    """(array, leading size) that is part of the code."""
+    equal: tuple[tuple[int, int], ...]
+    """Arrays whose leading sizes must be equal."""
+    symbols: tuple[tuple[str, int], ...]
+    tree: Tree
+    results: tuple[Result, ...]
+    prepare: bool = False
+    """True where the source has a function `prepare` that converts the constants once."""
+    notes: tuple[str, ...] = ()
+
+    def fits(self, leaves: Sequence[Any]) -> bool:
+        """True where the leading sizes of a call are those that the code was made for."""
+        for i, size in self.pinned:
+            if leaves[i].shape[0] != size:
+                return False
+        for i, j in self.equal:
+            if leaves[i].shape[0] != leaves[j].shape[0]:
+                return False
+        return True
+
+
+class Program:
+    """Emitted code, ready to be called with the arrays of a call.
+
+    Invariants: `function` takes the components of all arrays, then of the constants; `run` is the quickest way through
+    conversion, call and assembly for this plan.
+    """
+
+    def __init__(
+        self, plan: Plan, load: Callable[[str], Callable[..., Any]], leaves: Sequence[Any], constants: Sequence[Any]
+    ) -> None:
+        self.plan = plan
+        self.function = load(plan.entry) if plan.results else _nothing
+        self.converters = tuple(converter(leaf) for leaf in leaves)
+        fixed = [part for c in constants for part in components(c)]
+        if plan.prepare:
+            made = load("prepare")(*fixed)
+            fixed = list(made) if isinstance(made, tuple) else [made]
+        self.fixed = tuple(fixed)
+        self.run: Callable[[Sequence[Any]], Any] = self._chosen()
+
+    def _chosen(self) -> Callable[[Sequence[Any]], Any]:
+        plain_in = not any(self.converters)
+        plain_out = self.plan.tree.kind == "array" and self.plan.results[0].is_plain
+        if plain_in and plain_out and not self.fixed:
+            return lambda leaves: self.function(*leaves)
+        if plain_out:
+            return lambda leaves: self.function(*self.gather(leaves))
+        return lambda leaves: self.scatter(self.function(*self.gather(leaves)), leaves)
+
+    def gather(self, leaves: Sequence[Any]) -> list[Any]:
+        """The components that the emitted function takes."""
+        parts: list[Any] = []
+        for convert, leaf in zip(self.converters, leaves, strict=True):
+            if convert is None:
+                parts.append(leaf)
+            else:
+                parts += convert(leaf)
+        parts += self.fixed
+        return parts
+
+    def scatter(self, out: Any, leaves: Sequence[Any]) -> Any:
+        """The function's results, from the components that the emitted function gave."""
+        parts = iter(out if isinstance(out, tuple) else (out,))
+        env = {name: leaves[i].shape[0] for name, i in self.plan.symbols}
+        arrays = [result.assemble(list(islice(parts, result.components)), env) for result in self.plan.results]
+        if next(parts, None) is not None:
+            raise PassError(f"{self.plan.entry} gave more components than its results have")
+        return self.plan.tree.fill(iter(arrays))
+
+
+def _nothing(*components: Any) -> tuple[()]:
+    """Stands for the emitted function of a program without array results."""
+    return ()
+
+
+def components(array: Any) -> Sequence[Any]:
+    """The components of an array or ScaledTensor."""
+    if isinstance(array, ScaledTensor):
+        return convert_scaled(array)
+    convert = converter(array)
+    return (array,) if convert is None else convert(array)

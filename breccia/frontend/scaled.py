@@ -1,0 +1,202 @@
+"""Encoding, decoding and products on traced values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from breccia.errors import DTypeError, RecipeError, ShapeError
+from breccia.frontend.dtypes import Dtype, float32, float64, int32, int64, ir_dtype, is_float, promote
+from breccia.frontend.elementwise import as_value, astype, full, ints, trace_of
+from breccia.frontend.shapes import reshape_to
+from breccia.frontend.trace import Trace, Value, as_dtype, fail, plain
+from breccia.ir.attributes import PolicyAttr
+from breccia.ir.ops import BroadcastOp, ConvertOp, DequantizeOp, GroupedMatmulOp, MatmulOp, QuantizeOp
+from breccia.ir.types import DimsAttr, RecipeAttr, TensorType, component_types, decode_half, scaled
+from breccia.recipes import Recipe
+from breccia.tensor import logical_dtype
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+    from xdsl.ir import SSAValue
+
+_DECODED = ("float16", "bfloat16")
+
+
+def check_recipe(recipe: object) -> Recipe:
+    """`recipe` if it is one; else DTypeError, as 0.1 has it."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    name = recipe if isinstance(recipe, type) else type(recipe).__name__
+    fail(DTypeError, f"unsupported recipe: {name}; give an instance, such as breccia.recipes.mxfp8_e4m3")
+
+
+def cast(
+    x: Value, recipe: Recipe, axis: int = -1, dtype: DTypeLike = None, seed: Any = None, scale: Any = None
+) -> Value:
+    """`x` encoded by `recipe`, whose last axis lies along `axis`."""
+    recipe = check_recipe(recipe)
+    trace = trace_of(x, seed, scale)
+    value = plain(as_value(trace, x), "cast")
+    if value.rank == 0:
+        trace.fail(ShapeError, f"cannot cast an array of rank 0 to {recipe!r}; reshape it to (1,) first")
+    if not -value.rank <= axis < value.rank:
+        trace.fail(ShapeError, f"cast: axis {axis} is out of range for {value.describe()}")
+    recipe = recipe.along(axis, value.rank)
+    logical = logical_dtype(dtype) if dtype is not None else value._dtype
+    if dtype is None and logical.name not in _DECODED:
+        logical = float32
+    if not is_float(value._dtype) or value._dtype == float64:
+        value = astype(value, float32)
+    operands, given = _given_scales(trace, value, recipe, scale)
+    operands += _seed(trace, recipe, seed)
+    props: dict[str, Any] = {"given": ints(given)} if given else {}
+    encoding = RecipeAttr(decode_half(recipe, value.rank))
+    ssa = trace.emit(QuantizeOp, value.ssa, *operands, policy=PolicyAttr(recipe.policy), recipe=encoding, **props)
+    return trace.wrap(ssa, logical, recipe)
+
+
+def _given_scales(trace: Trace, x: Value, recipe: Recipe, scale: Any) -> tuple[list[SSAValue], list[int]]:
+    """Operands for known scales, and the levels they stand for."""
+    if scale is None:
+        if recipe.policy.amax == "static":
+            trace.fail(RecipeError, f"{recipe!r} has static scales: pass scale=<the scale to multiply by>")
+        return [], []
+    count = len(recipe.levels)
+    levels = scale if isinstance(scale, tuple) else (*(1.0 for _ in recipe.levels[1:]), scale)
+    if len(levels) != count:
+        trace.fail(RecipeError, f"{recipe!r} has {count} levels; got {len(levels)} arrays of scales")
+    parts = component_types(scaled(x.dims, ir_dtype(x._dtype), recipe))
+    operands = [_scale_operand(trace, s, kind) for s, (_, kind) in zip(levels, parts[1:], strict=False)]
+    return operands, list(range(count))
+
+
+def _scale_operand(trace: Trace, given: Any, kind: TensorType) -> SSAValue:
+    """A scale in its level's dtype and shape."""
+    value = as_value(trace, given if isinstance(given, Value) else _as_scale(given))
+    if value.rank == 0:
+        value = reshape_to(value, [1] * kind.rank)
+    if value.dims != kind.shape:
+        trace.broadcast("cast: scale", [value.dims, kind.shape])
+        if any(a != b and a != 1 for a, b in zip(value.dims, kind.shape, strict=False)) or value.rank != kind.rank:
+            trace.fail(ShapeError, f"cast: scale is {value.describe()}; {trace.show(kind.shape)} is needed")
+        value = trace.wrap(trace.emit(BroadcastOp, value.ssa, shape=DimsAttr(kind.shape)), value._dtype)
+    if value.type.dtype == kind.dtype:
+        return value.ssa
+    return trace.emit(ConvertOp, astype(value, float32).ssa, dtype=kind.dtype)
+
+
+def _as_scale(given: Any) -> Any:
+    if given is None:
+        return np.float32(1)
+    return np.float32(given) if isinstance(given, int | float) else given
+
+
+def _seed(trace: Trace, recipe: Recipe, seed: Any) -> list[SSAValue]:
+    """The seed operand of stochastic rounding."""
+    if recipe.policy.rounding != "stochastic":
+        return []
+    if seed is None:
+        trace.fail(RecipeError, f"{recipe!r} rounds stochastically: pass seed=<an integer, or a traced one>")
+    if isinstance(seed, int):
+        return [full(trace, seed, (), int64).ssa]
+    value = as_value(trace, seed)
+    if value.dims not in ((), (1,)) or value._dtype not in (int32, int64):
+        trace.fail(DTypeError, f"cast: a seed is one integer (int64), not {value.describe()}")
+    return [reshape_to(astype(value, int64), ()).ssa]
+
+
+def dequantize(x: Value, dtype: DTypeLike = None) -> Value:
+    """The values of a scaled tensor, in `dtype` or its own: decoded in float32, then rounded."""
+    if x.recipe is None:
+        x.trace.fail(DTypeError, f"dequantize takes a scaled tensor, not {x.describe()}; cast it first")
+    target = x._dtype if dtype is None else logical_dtype(dtype)
+    return astype(x.trace.wrap(x.trace.emit(DequantizeOp, x.ssa), float32), target)
+
+
+def requantize(x: Value, recipe: Recipe, axis: int = -1, seed: Any = None) -> Value:
+    """The values of a scaled tensor encoded by another recipe; the logical dtype stays."""
+    return cast(dequantize(x, float32), recipe, axis, x._dtype, seed)
+
+
+def matmul(a: Any, b: Any, out_dtype: DTypeLike = None) -> Value:
+    """The product of matrices, plain or scaled, in float32 and rounded to `out_dtype` (None: as the operands promote)."""
+    trace = trace_of(a, b)
+    left, right = _operand(trace, a), _operand(trace, b)
+    out = promote([(left._dtype, 2), (right._dtype, 2)]) if out_dtype is None else _float_dtype(trace, out_dtype)
+    if out == float64:
+        trace.fail(
+            DTypeError, "matmul sums in float32, so float64 results would promise too much; use .astype(np.float32)"
+        )
+    check_matmul(trace, left, right)
+    made = trace.wrap(trace.emit(MatmulOp, left.ssa, right.ssa), float32)
+    return astype(made, out)
+
+
+def _operand(trace: Trace, x: Any) -> Value:
+    value = as_value(trace, x)
+    if value.recipe is not None or (is_float(value._dtype) and value._dtype != float64):
+        return value
+    return astype(value, float32) if value._dtype != float64 else value
+
+
+def _float_dtype(trace: Trace, dtype: DTypeLike) -> Dtype:
+    out = as_dtype(dtype)
+    if not is_float(out):
+        trace.fail(DTypeError, f"matmul: out_dtype {out} is no float; allowed: float32, bfloat16, float16")
+    return out
+
+
+def check_matmul(trace: Trace, a: Value, b: Value) -> None:
+    """Raise ShapeError or DTypeError where two values cannot be multiplied."""
+    shapes = f"a is {trace.show(a.dims)} and b is {trace.show(b.dims)}"
+    if a.rank < 2 or b.rank < 2:
+        trace.fail(
+            ShapeError,
+            f"matmul: shape mismatch: {shapes}; both need two axes or more: reshape a vector to (1, K) or (K, 1)",
+        )
+    if trace.unify("matmul", a.dims[-1], b.dims[-2], broadcast=False) is None:
+        trace.fail(
+            ShapeError,
+            f"matmul: shape mismatch: {shapes}; the last axis of a ({trace.hint(a.dims[-1])}) must equal the second to last "
+            f"of b ({trace.hint(b.dims[-2])})",
+        )
+    trace.broadcast("matmul: batch axes", [a.dims[:-2], b.dims[:-2]])
+    check_fnuz(trace, a, b)
+
+
+def check_fnuz(trace: Trace, a: Value, b: Value) -> None:
+    """Raise DTypeError where FP8 of two families meets: the same bits mean other values in each."""
+    names = [v.recipe.element.name for v in (a, b) if v.recipe is not None]
+    families = {name.endswith("fnuz") for name in names if name.startswith("float8")}
+    if len(families) == 2:
+        trace.fail(
+            DTypeError,
+            f"matmul: elements are {' and '.join(names)}; fn and fnuz are different families, and no hardware multiplies "
+            "them: requantize one operand",
+        )
+
+
+def grouped_matmul(x: Any, w: Any, offsets: Any, out_dtype: DTypeLike = np.float32) -> Value:
+    """Rows offsets[e] to offsets[e + 1] of x [T, K] times w[e] of [E, K, N]; other rows give 0."""
+    trace = trace_of(x, w, offsets)
+    left, right = _operand(trace, x), _operand(trace, w)
+    table = as_value(trace, offsets)
+    shapes = f"x is {trace.show(left.dims)}, w is {trace.show(right.dims)} and offsets {trace.show(table.dims)}"
+    fits = left.rank == 2 and right.rank == 3 and table.rank == 1
+    if not fits or trace.unify("grouped_matmul", left.dims[1], right.dims[1], broadcast=False) is None:
+        trace.fail(ShapeError, f"grouped_matmul: shape mismatch: takes x [T, K], w [E, K, N], offsets [E + 1]; {shapes}")
+    if table._dtype not in (int32, int64):
+        trace.fail(DTypeError, f"grouped_matmul: offsets are {table.describe()}; allowed: int32, int64")
+    experts = trace.number(right.dims[0], "grouped_matmul")
+    if trace.unify("grouped_matmul", table.dims[0], experts + 1, broadcast=False) is None:
+        trace.fail(ShapeError, f"grouped_matmul: shape mismatch: {experts + 1} offsets are needed; {shapes}")
+    check_fnuz(trace, left, right)
+    ssa = trace.emit(GroupedMatmulOp, left.ssa, right.ssa, astype(table, int32).ssa)
+    return astype(trace.wrap(ssa, float32), _float_dtype(trace, out_dtype))
+
+
+def round_trip(x: Value, recipe: Recipe, axis: int = -1, seed: Any = None) -> Value:
+    """`x` encoded and decoded, in its own dtype."""
+    return astype(dequantize(cast(x, recipe, axis, None, seed), float32), x._dtype)
