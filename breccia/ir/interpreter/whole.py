@@ -13,9 +13,9 @@ from breccia import numerics
 from breccia.ir import array_ops, scaled_ops
 from breccia.ir.base import BrecciaOp
 from breccia.ir.interpreter import arithmetic, scaled
-from breccia.ir.interpreter.elementwise import BINARY, UNARY
 from breccia.ir.interpreter.values import Array, InterpreterError, Mode, ScaledValue, Value, array_dtype
 from breccia.ir.types import ScaledType, TensorType
+from breccia.numerics.elementwise import BINARY, UNARY
 
 Meaning = Callable[[Any, list[Any], Mode], list[Any]]
 
