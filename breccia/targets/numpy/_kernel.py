@@ -1,0 +1,216 @@
+"""A tiled kernel as one function: loops over what `coarsen` left of its grid, windows as slices, regions line by line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from xdsl.ir import Block, SSAValue
+
+from breccia.errors import UnsupportedError
+from breccia.ir import dims
+from breccia.ir.kernel import KernelOp
+from breccia.ir.ops import YieldOp
+from breccia.ir.tiling import GridDim, Window
+from breccia.ir.types import DimsAttr
+from breccia.targets.numpy._chains import find_chains
+from breccia.targets.numpy._constants import Constants
+from breccia.targets.numpy._ops import write, write_chain
+from breccia.targets.numpy._region import Region, signature, tensor_type
+from breccia.targets.numpy.names import RESERVED, Names, quoted
+
+
+def kernel_function(kernel: KernelOp, name: str, constants: Constants) -> tuple[str, list[str]]:
+    """(source of the kernel's function, symbols that it takes after its operands)."""
+    writer = _Kernel(kernel, constants)
+    writer.write()
+    symbols = sorted(writer.region.sizes.used)
+    parameters = ", ".join(["xp", "rt", *writer.operands, *(writer.region.sizes[s] for s in symbols)])
+    doc = signature(kernel.kernel_name, kernel.args, [o.type for o in kernel.outs])
+    return f'def {name}({parameters}):\n    """{doc}"""\n{writer.region.text()}', symbols
+
+
+def _symbols(kernel: KernelOp) -> list[str]:
+    """Every symbol that a kernel mentions; grid dimensions are not symbols."""
+    found: set[str] = set()
+    t = kernel.tiles
+    windows = [w for w in (*t.inputs, *t.outputs) if w is not None]
+    for w in windows:
+        found.update(*(dims.symbols(d) for d in (*w.index, *(b for b in w.block if b is not None))))
+        if w.segment is not None:
+            found.update(dims.symbols(w.segment.base), dims.symbols(w.segment.limit))
+    found.update(*(dims.symbols(d.extent) for d in t.grid))
+    for value in (*kernel.args, *kernel.outs):
+        found.update(*(dims.symbols(d) for d in tensor_type(value.type).shape))
+    for op in kernel.walk():
+        for attribute in op.properties.values():
+            if isinstance(attribute, DimsAttr):
+                found.update(*(dims.symbols(d) for d in attribute.data))
+        for value in op.results:
+            if not isinstance(op, KernelOp):
+                found.update(*(dims.symbols(d) for d in tensor_type(value.type).shape))
+    return sorted(found - {d.name for d in t.grid})
+
+
+class _Kernel:
+    """Writes one kernel. Invariant: inside `region`, grid dimensions of extent 1 stand as 0."""
+
+    def __init__(self, kernel: KernelOp, constants: Constants) -> None:
+        self.kernel, self.tiles = kernel, kernel.tiles
+        self.region = Region(Names(RESERVED), constants, lambda i: self.operands[i])
+        self.operands = [self.region.bind(a, a.name_hint or f"arg{i}") for i, a in enumerate(kernel.args)]
+        for symbol in _symbols(kernel):
+            self.region.sizes.symbol(symbol, self.region.names.fresh(symbol))
+
+    def write(self) -> None:
+        region, t = self.region, self.tiles
+        programs = [d for d in t.grid if d.kind != "reduction" and d.extent != 1]
+        steps = [d for d in t.grid if d.kind == "reduction" and d.extent != 1]
+        for d in t.grid:
+            region.sizes.grid(d.name, "0" if d.extent == 1 else region.names.fresh(d.name))
+        windows = zip((*self.kernel.args, *self.kernel.outs), (*t.inputs, *t.outputs), strict=True)
+        region.clipped = any(w is not None and not self._whole(v, w) for v, w in windows)
+        outs = self._allocate(bool(programs))
+        for d in programs:
+            self._loop(d)
+        self._skip_empty(programs)
+        carried = self._carried(steps)
+        values = self._block(self.kernel.finish.block, carried, t.finish_uses)
+        if outs is None:
+            region.line(f"return {', '.join(region[v] for v in values)}")
+            return
+        for out, name, window, value in zip(self.kernel.outs, outs, t.outputs, values, strict=True):
+            self._store(out, name, window, value)
+        region.indent(-len(programs))
+        region.line(f"return {', '.join(outs)}")
+
+    # -- outputs ---------------------------------------------------------------------------------------------------------
+
+    def _allocate(self, looped: bool) -> list[str] | None:
+        """Arrays that programs store into; None where the only program gives the results whole."""
+        pairs = list(zip(self.kernel.outs, self.tiles.outputs, strict=True))
+        if not looped and all(self._whole(out, w) for out, w in pairs):
+            return None
+        names: list[str] = []
+        for out, window in pairs:
+            t = tensor_type(out.type)
+            name = self.region.names.fresh(out.name_hint or "out")
+            shape, dtype = self.region.shape(t.shape), quoted(t.dtype)
+            if window.combine is None:
+                text = f"rt.empty(xp, {shape}, {dtype})"
+            else:
+                neutral = "0" if window.combine == "add" else 'float("-inf")'
+                text = f"rt.full(xp, {shape}, {neutral}, {dtype})"
+            self.region.line(f"{name} = {text}")
+            names.append(name)
+        return names
+
+    def _store(self, out: SSAValue, name: str, window: Window, value: SSAValue) -> None:
+        index = f"rt.at[{', '.join(self._cuts(out, window))}]"
+        combine = f", {quoted(window.combine)}" if window.combine else ""
+        self.region.line(f"{name} = rt.store(xp, {name}, {index}, {self.region.loose(value)}{combine})")
+
+    # -- windows ---------------------------------------------------------------------------------------------------------
+
+    def _whole(self, value: SSAValue, window: Window) -> bool:
+        """True where the window is the whole operand."""
+        shape = tensor_type(value.type).shape
+        first = (self._is_zero(i) for i in window.index)
+        return window.segment is None and all(
+            b == size and zero for b, size, zero in zip(window.block, shape, first, strict=True)
+        )
+
+    def _is_zero(self, index: dims.Dim) -> bool:
+        single = {d.name: 0 for d in self.tiles.grid if d.extent == 1}
+        return dims.substitute(index, single) == 0
+
+    def _cuts(self, value: SSAValue, window: Window) -> list[str]:
+        """One slice or index for each axis of the operand."""
+        region, cuts = self.region, []
+        single: dict[str, dims.Dim] = {d.name: 0 for d in self.tiles.grid if d.extent == 1}
+        for axis, (block, index) in enumerate(zip(window.block, window.index, strict=True)):
+            index = dims.substitute(index, single)
+            segment = window.segment if window.segment is not None and window.segment.axis == axis else None
+            size = tensor_type(value.type).shape[axis]
+            if block is None:
+                base = dims.add(segment.base, index) if segment else index
+                cuts.append(region.size(base))
+            elif segment is not None:
+                start = dims.add(segment.base, dims.mul(index, block))
+                stop = dims.minimum(dims.add(start, block), segment.limit)
+                cuts.append(f"{region.size(start)}:{region.size(stop)}")
+            elif block == size and index == 0:
+                cuts.append(":")
+            else:
+                start = dims.mul(index, block)
+                cuts.append(f"{region.size(start)}:{region.size(dims.add(start, block))}")
+        return cuts
+
+    def _skip_empty(self, programs: Sequence[GridDim]) -> None:
+        """A program whose segment ends before its window does nothing."""
+        region = self.region
+        limits = {(w.segment, w.block[w.segment.axis], w.index[w.segment.axis]) for w in self.tiles.outputs if w.segment}
+        for segment, block, index in sorted(limits, key=str):
+            if not programs:
+                raise UnsupportedError(f"numpy: kernel {self.kernel.kernel_name} stores a segment, but loops over nothing")
+            start = dims.add(segment.base, dims.mul(index, 1 if block is None else block))
+            region.line(f"if {region.size(start)} >= {region.size(segment.limit)}:")
+            region.line("    continue")
+
+    # -- regions ---------------------------------------------------------------------------------------------------------
+
+    def _loop(self, d: GridDim) -> None:
+        self.region.line(f"for {self.region.sizes[d.name]} in range({self.region.size(d.extent)}):")
+        self.region.indent(1)
+
+    def _carried(self, steps: Sequence[GridDim]) -> list[SSAValue]:
+        """The carried values after all steps."""
+        kernel, region = self.kernel, self.region
+        if not kernel.init.blocks:
+            return []
+        start = self._block(kernel.init.block, [], ())
+        if not steps:
+            return self._block(kernel.step.block, start, self.tiles.step_uses)
+        arguments = kernel.step.block.args[: len(start)]
+        names = [region.names.fresh(a.name_hint or "carried") for a in arguments]
+        for name, value, argument in zip(names, start, arguments, strict=True):
+            region.line(f"{name} = {region.loose(value)}")
+            region.name(argument, name)
+            region.elastic.add(argument)
+        for d in steps:
+            self._loop(d)
+        values = self._block(kernel.step.block, None, self.tiles.step_uses)
+        region.line(f"{', '.join(names)} = {', '.join(region.loose(v) for v in values)}")
+        region.indent(-len(steps))
+        return list(arguments)
+
+    def _block(self, block: Block, carried: Sequence[SSAValue] | None, uses: Sequence[int]) -> list[SSAValue]:
+        """Write a region; `carried` are the values of its first arguments, None where they are bound already. Its yields."""
+        region = self.region
+        count = len(block.args) - len(uses)
+        for argument, value in zip(block.args, carried or (), strict=False):
+            region.alias(argument, value)
+        for argument, i in zip(block.args[count:], uses, strict=True):
+            self._fetch(argument, i)
+        chains = find_chains(block)
+        inner = {op for last, chain in chains.items() for op in chain.ops if op is not last}
+        for op in block.ops:
+            if op in inner:
+                continue
+            if isinstance(op, YieldOp):
+                return list(op.args)
+            if op in chains:
+                write_chain(region, op, chains[op])
+            else:
+                write(region, op)
+        raise UnsupportedError(f"numpy: a region of kernel {self.kernel.kernel_name} ends without a yield")
+
+    def _fetch(self, argument: SSAValue, i: int) -> None:
+        """Bind a region's argument to its window."""
+        value, window = self.kernel.args[i], self.tiles.inputs[i]
+        if window is None or self._whole(value, window):
+            self.region.name(argument, self.operands[i])
+            return
+        name = self.region.bind(argument, f"{self.operands[i]}_tile")
+        self.region.line(f"{name} = {self.operands[i]}[{', '.join(self._cuts(value, window))}]")
+
+
