@@ -1,0 +1,72 @@
+"""Give each kernel its tile sizes, from the target's rows and the blocks of the recipes it works on.
+
+Contract: exact. A schedule changes speed only; `tile` reads it.
+
+    %y = breccia.kernel "gemm" in (..) ..
+    // becomes, on a target whose row is `gemm 128 128 128`, with an operand in blocks of [1, 32]
+    %y = breccia.kernel "gemm" schedule<block_m = 128, block_n = 128, block_k = 128> in (..) ..
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from xdsl.dialects.builtin import ModuleOp
+
+from breccia.errors import PassError
+from breccia.ir.attributes import ScheduleAttr
+from breccia.ir.capabilities import Capabilities, TileRow, target_of
+from breccia.ir.kernel import KernelOp
+from breccia.ir.pipeline import BrecciaPass
+from breccia.ir.rewriting import kernels
+from breccia.passes._plan import planned_blocks, skeleton
+
+WARP_TILE = 64 * 64
+"""Elements of a product's tile that keep one group of four warps busy."""
+
+
+@dataclass(frozen=True)
+class Schedule(BrecciaPass):
+    """Kernels that have a schedule already keep what it says; what it leaves out is filled in."""
+
+    name: ClassVar[str] = "schedule"
+    contract: ClassVar = "exact"
+
+    def run(self, module: ModuleOp) -> None:
+        todo = [k for k in kernels(module) if not k.is_tiled]
+        if not todo:
+            return
+        capabilities = target_of(module, self.name)
+        for kernel in todo:
+            _schedule(kernel, capabilities)
+
+
+def _schedule(kernel: KernelOp, capabilities: Capabilities) -> None:
+    kind = skeleton(kernel)
+    row = _row(capabilities, kind, kernel)
+    said = dict(kernel.schedule.data) if kernel.schedule else {}
+    wanted = {"block_m": row.m, "block_n": row.n, "block_k": row.k}
+    start = ScheduleAttr(tuple({**wanted, **said}.items()))
+    blocks = planned_blocks(kernel, kind, start)
+    entries: dict[str, int | str] = {**blocks, **said}
+    if capabilities.pow2_tiles and kind in ("gemm", "grouped"):
+        entries.setdefault("num_warps", _warps(blocks.get("block_m", 1) * blocks.get("block_n", 1)))
+    if entries:
+        kernel.properties["schedule"] = ScheduleAttr(tuple(entries.items()))
+
+
+def _row(capabilities: Capabilities, kind: str, kernel: KernelOp) -> TileRow:
+    for row in capabilities.tiles:
+        if row.skeleton == kind:
+            return row
+    known = ", ".join(row.skeleton for row in capabilities.tiles) or "none"
+    raise PassError(
+        f"schedule: {capabilities.name} has no tile row for {kind} kernels such as {kernel.kernel_name} (rows: {known}); "
+        f"add TileRow({kind!r}, m, n, k) to its capabilities"
+    )
+
+
+def _warps(elements: int) -> int:
+    """4 or 8 warps: products of 128 x 128 and more share their accumulators among 8."""
+    return 8 if elements >= 4 * WARP_TILE else 4
