@@ -7,10 +7,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from breccia.arrays import numpy as xp
 from breccia.errors import DTypeError, FormatError, ShapeError
 from breccia.formats import Format
 from breccia.numerics.decode import decode
-from breccia.numerics.encode import bit_encode
+from breccia.numerics.encode import encode
 from breccia.numerics.pack import pack, packed_length
 from breccia.numerics.scale_rules import scale_shape, stored
 from breccia.recipes import Recipe
@@ -128,11 +129,7 @@ def _level_dtype(found: Array, fmt: Format, what: str) -> Array:
         codes = found.view(np.uint8) & np.uint8((1 << fmt.bits) - 1) if fmt.bits < 8 else found.view(np.uint8)
         return codes
     if fmt.bits > 8 and dtype in (np.dtype(np.float32), np.dtype(np.float64)):
-        wide = found.astype(np.float32)
-        import breccia.arrays.numpy as primitives
-
-        codes = bit_encode(primitives, wide, fmt, "rne", "nan", None)
-        narrow: Array = stored(primitives, codes, fmt)
+        narrow: Array = stored(xp, encode(found.astype(np.float32), fmt, overflow="nan"), fmt)
         if np.array_equal(decode(narrow, fmt), found.astype(np.float64), equal_nan=True):
             return narrow
         raise DTypeError(f"{what} of {fmt.name} given as {found.dtype} cannot be held exactly; round it to {fmt.name} first")
