@@ -139,9 +139,11 @@ class KernelOp(IRDLOperation):
             self._verify_window(name, type_, window)
         carried = self._verify_regions(t)
         del carried
-        from breccia.ir.coverage import check_tiling
+        from breccia.ir.coverage import check_encodes, check_tiling
 
-        check_tiling(t, [(n, ty) for n, ty, _ in self._windowed()], self.operand_names())
+        windowed = [(n, ty) for n, ty, _ in self._windowed()]
+        check_tiling(t, windowed, self.operand_names())
+        check_encodes((op for _, region in self.named_regions() for op in region.block.ops), t, windowed)
 
     def operand_names(self) -> list[str]:
         return [f"%{a.name_hint}" if a.name_hint else f"operand {i}" for i, a in enumerate(self.args)]

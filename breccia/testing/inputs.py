@@ -157,7 +157,8 @@ def _choices(fmt: Format, kind: Kind) -> Array:
     finite = every[np.isfinite(values)]
     if fmt.is_power_of_two:
         near = every[(values >= 2.0**-6) & (values <= 2.0**6)]
-        return {"nan": np.append(near, fmt.nan_code), "max": np.append(near, fmt.max_code)}.get(kind, near)
+        special = {"nan": fmt.nan_code, "max": fmt.max_code}.get(kind)
+        return near if special is None else np.append(near, special)
     if kind == "exact" and fmt.kind == "float":
         size = np.abs(values)
         return every[(size <= 16) & ((size >= 0.125) | (values == 0)) & np.isfinite(values)]
@@ -201,7 +202,9 @@ def table_roles(func: FuncOp) -> dict[int, TableRole]:
         elif isinstance(op, KernelOp) and op.is_tiled:
             _windows(op, args, roles)
         elif isinstance(op, KernelOp):
-            inner = {b: args[a] for a, b in zip(op.args, op.body.block.args, strict=True) if a in args}
+            inner: dict[SSAValue, int] = {
+                b: args[a] for a, b in zip(op.args, op.body.block.args, strict=True) if a in args
+            }
             for part in op.body.block.ops:
                 if isinstance(part, GroupedMatmulOp):
                     _grouped(part, inner, roles)

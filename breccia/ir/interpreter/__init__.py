@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -66,18 +67,20 @@ def interpret(
     Raises InterpreterError where shapes contradict types, or tiles that do not describe the same elements meet.
     """
     func = public_function(module, function)
-    values = list(args)
+    values, settings = list(args), _Settings(wide, pad, nudge)
     with np.errstate(all="ignore"):
         if func.sym_name.data != PREPARE:
-            values = _prepared(module, func, values, _Settings(wide, pad, nudge))
-        return _run_function(func, values, _Settings(wide, pad, nudge))
+            values = _prepared(module, func, values, settings)
+        return _run_function(func, values, settings)
 
 
+@dataclass(frozen=True)
 class _Settings:
     """What stays the same for a whole run."""
 
-    def __init__(self, wide: bool, pad: Pad | None, nudge: Nudge | None) -> None:
-        self.wide, self.pad, self.nudge = wide, pad, nudge
+    wide: bool
+    pad: Pad | None
+    nudge: Nudge | None
 
 
 def public_function(module: ModuleOp, name: str | None = None) -> FuncOp:

@@ -89,7 +89,8 @@ def _slice(op: Any, tiles: list[Tile], mode: TileMode) -> list[Tile]:
     if not 0 <= start <= stop <= full:
         raise InterpreterError(f"{op.name}: {start} to {stop} is out of range on tile axis {axis} of {full} elements")
     e = x.extent[axis]
-    cut = Extent(*(max(0, min(n, stop) - start) for n in (e.low, e.high)))
+    low, high = (max(0, min(n, stop) - start) for n in (e.low, e.high))
+    cut = Extent(low, high)
     data = x.data[(slice(None),) * axis + (slice(start, stop),)]
     return [Tile(data, tuple(cut if i == axis else old for i, old in enumerate(x.extent)))]
 

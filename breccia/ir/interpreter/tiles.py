@@ -146,7 +146,7 @@ def _batch_extents(op: Any, a: Tile, b: Tile) -> list[Extent]:
 
 
 def _dot(op: Any, tiles: list[Tile], mode: TileMode) -> list[Tile]:
-    x, y, extent = _contracted(op, *tiles, mode)
+    x, y, extent = _contracted(op, tiles[0], tiles[1], mode)
     x, y = (arithmetic.real(v, o.type.dtype, mode.mode) for v, o in zip((x, y), op.args, strict=True))
     return [Tile(arithmetic.product(x, y, mode.mode), extent)]
 
@@ -168,7 +168,7 @@ def _dot_scaled(op: Any, tiles: list[Tile], mode: TileMode) -> list[Tile]:
         numbers = clipped(numbers, extent, mode)
         spread = spread[tuple(slice(n) for n in numbers.shape)]
         sides.append(Tile(numbers * spread, tuple(extent)))
-    x, y, extent = _contracted(op, *sides, mode)
+    x, y, extent = _contracted(op, sides[0], sides[1], mode)
     return [Tile(arithmetic.product(x, y, mode.mode), extent)]
 
 
