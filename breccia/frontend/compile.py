@@ -1,0 +1,243 @@
+"""`breccia.compile`: a function that is traced, lowered and compiled for each kind of arguments it is called with.
+
+A call whose kind is known goes from a tuple key to emitted code. A new kind is looked for on disk before it is traced, so
+a process that only meets known ones loads no xDSL.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+from breccia.errors import TraceError
+from breccia.frontend import cache, fingerprint, keys
+from breccia.frontend.guards import Guards
+from breccia.frontend.program import Program
+from breccia.target import Target, built_in, find
+
+if TYPE_CHECKING:
+    from breccia.frontend.lower import Lowered
+
+DEFAULT_TARGET = "numpy"
+_MOST_PLANS = 32
+"""How many plans of one kind of call (for different static sizes) are kept on disk."""
+
+
+class CompiledFunction:
+    """A function compiled on its first call for each kind of arguments.
+
+    Invariants: `_programs` maps a key to the programs for it, one for each set of static sizes; all of them were made
+    while `_guards` held.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        *,
+        target: str | None = None,
+        strict: bool = False,
+        dynamic: bool = True,
+        name: str | None = None,
+        identity: str | None = None,
+    ) -> None:
+        if not callable(fn):
+            raise TraceError(f"breccia.compile takes a function, not {type(fn).__name__}")
+        self._fn, self._strict, self._dynamic, self._name = fn, strict, dynamic, name or ""
+        self._target_name = target or DEFAULT_TARGET
+        if target is not None:
+            find(target)
+        self._identity = identity
+        self._programs: dict[keys.Key, list[Program]] = {}
+        self._guards: Guards | None = None
+        self._lock = threading.RLock()
+        self._bound: weakref.WeakKeyDictionary[Any, CompiledFunction] = weakref.WeakKeyDictionary()
+        functools.update_wrapper(self, fn)
+
+    @property
+    def breccia_function(self) -> Callable[..., Any]:
+        """The function as it was written."""
+        return self._fn
+
+    @property
+    def options(self) -> str:
+        """What `breccia.compile` was told, as text."""
+        return f"{self._target_name} strict={self._strict} dynamic={self._dynamic} name={self._name!r}"
+
+    def __repr__(self) -> str:
+        return f"<compiled {getattr(self._fn, '__qualname__', self._fn)} for {self._target_name}>"
+
+    def __get__(self, owner: Any, kind: type | None = None) -> Any:
+        """A method: the function bound to its object, compiled for it alone."""
+        if owner is None:
+            return self
+        try:
+            bound = self._bound.get(owner)
+        except TypeError:  # an object that cannot be hashed or referred to weakly gets a new one each time
+            return self._bind(owner)
+        if bound is None:
+            bound = self._bound[owner] = self._bind(owner)
+        return bound
+
+    def _bind(self, owner: Any) -> CompiledFunction:
+        method = self._fn.__get__(owner)
+        return CompiledFunction(
+            method, target=self._target_name, strict=self._strict, dynamic=self._dynamic, name=self._name
+        )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            key, leaves = keys.call_key(args, kwargs, self._dynamic)
+        except keys.Inline:
+            return self._fn(*args, **kwargs)
+        programs = self._programs.get(key)
+        if programs is not None and self._guards is not None and self._guards.hold():
+            for program in programs:
+                if program.plan.fits(leaves):
+                    return program.run(leaves)
+        return self._miss(key, leaves, args, kwargs).run(leaves)
+
+    def lower(self, *args: Any, **kwargs: Any) -> Lowered:
+        """The function traced for such arguments; shows IR, source and decisions, and compiles ahead of time."""
+        from breccia.frontend.build import trace
+        from breccia.frontend.lower import Lowered
+
+        key, leaves = keys.call_key(args, kwargs, self._dynamic)
+        traced = trace(self._fn, args, kwargs, dynamic=self._dynamic, name=self._name)
+        return Lowered(traced, find(self._target_name), leaves, key, strict=self._strict)
+
+    def clear(self) -> None:
+        """Forget everything compiled in this process."""
+        with self._lock:
+            self._programs.clear()
+            self._guards = None
+
+    # -- a kind of call that is new ------------------------------------------------------------------------------------
+
+    def _miss(self, key: keys.Key, leaves: Sequence[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Program:
+        with self._lock:
+            if self._guards is None or not self._guards.hold():
+                self._programs.clear()
+                self._guards = Guards(self._fn)
+            known = self._programs.setdefault(key, [])
+            for program in known:  # another thread may have been quicker
+                if program.plan.fits(leaves):
+                    return program
+            program = self._found(leaves, args, kwargs)
+            known.append(program)
+            return program
+
+    def _found(self, leaves: Sequence[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Program:
+        """A program from disk, or one made now and stored."""
+        target = find(self._target_name)
+        usable = cache.folder() is not None and not os.environ.get("BRECCIA_DUMP")
+        origin = self._origin() if usable else None
+        name = self._plan_name(origin, target, args, kwargs) if origin is not None else None
+        if origin is not None and name is not None:
+            stored = _stored_program(name, target, leaves, origin)
+            if stored is not None:
+                return stored
+        lowered = self.lower(*args, **kwargs)
+        program = lowered.program()
+        if origin is not None and name is not None:
+            _store_plan(name, program, lowered.code_key, lowered.constants, origin)
+        return program
+
+    def _origin(self) -> Origin | None:
+        if self._identity is not None:
+            return Origin(self._fn, self._identity, {})
+        made = fingerprint.fingerprint(self._fn)
+        return None if made is None else Origin(self._fn, made.digest(), made.paths)
+
+    def _plan_name(
+        self, origin: Origin, target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> str | None:
+        signature = fingerprint.signature(args, kwargs, self._dynamic)
+        if signature is None:
+            return None
+        rows = "" if target.name in built_in() else repr(target.capabilities)  # built-in rows are in the build id
+        return cache.key_of("plan", origin.digest, signature, self.options, target.full_name, target.version, rows)
+
+
+class Origin:
+    """A function whose meaning is known without running it, and where the arrays it captures are found."""
+
+    def __init__(self, fn: Callable[..., Any], digest: str, paths: Mapping[int, tuple[Any, ...]]) -> None:
+        self.fn, self.digest, self.paths = fn, digest, paths
+
+
+def _stored_program(name: str, target: Target, leaves: Sequence[Any], origin: Origin) -> Program | None:
+    """The program that an earlier process stored for such a call."""
+    from breccia.frontend.storage import plan_from_json
+
+    for entry in cache.read(name) or ():
+        plan = plan_from_json(entry["plan"])
+        code = cache.read(entry["code"]) if plan.fits(leaves) else None
+        if code is not None:
+            constants = [fingerprint.follow(origin.fn, path) for path in entry["constants"]]
+            return Program(plan, functools.partial(target.launch, code["source"]), leaves, constants)
+    return None
+
+
+def _store_plan(name: str, program: Program, code: str, constants: Sequence[Any], origin: Origin) -> None:
+    """Store how a call goes, where its captured arrays can be found again."""
+    from breccia.frontend.storage import NotStorable, plan_to_json
+
+    paths = [origin.paths.get(id(array)) for array in constants]
+    if any(path is None for path in paths):
+        return
+    try:
+        entry = {"plan": plan_to_json(program.plan), "code": code, "constants": paths}
+    except NotStorable:
+        return
+    others = cache.read(name) or []
+    cache.write(name, [entry, *others][:_MOST_PLANS])
+
+
+@overload
+def compile(fn: Callable[..., Any], /) -> CompiledFunction: ...
+@overload
+def compile(
+    fn: None = None, /, *, target: str | None = None, strict: bool = False, dynamic: bool = True, name: str | None = None
+) -> Callable[[Callable[..., Any]], CompiledFunction]: ...
+@overload
+def compile(
+    fn: Callable[..., Any], /, *, target: str | None = None, strict: bool = False, dynamic: bool = True,
+    name: str | None = None,
+) -> CompiledFunction: ...  # fmt: skip
+
+
+def compile(
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    target: str | None = None,
+    strict: bool = False,
+    dynamic: bool = True,
+    name: str | None = None,
+) -> Any:
+    """Compile a function over arrays and `ScaledTensor`s; a decorator, with or without arguments.
+
+    fn: a function, lambda or bound method. Its arguments are arrays, `ScaledTensor`s, Python numbers and strings (part of
+    the code), and tuples, lists and dicts of them. target: what code is made for, such as "numpy" (the default) or
+    "triton:sm_90"; see `breccia.target.names()`. strict: raise where a slower way would be taken. dynamic: leave the leading
+    size of plain arrays of two axes or more unknown, so that the same code serves every batch size; where the function
+    needs such a size as a number, that size becomes part of the code. name: of the function in IR and source.
+
+    Arrays that the function closes over become constant arguments. Raises TraceError, naming the line, for Python that
+    cannot be traced.
+
+    >>> import numpy as np
+    >>> @compile
+    ... def double(x):
+    ...     return x + x
+    >>> double(np.ones((2, 2), np.float32)).tolist()
+    [[2.0, 2.0], [2.0, 2.0]]
+    """
+    options: dict[str, Any] = {"target": target, "strict": strict, "dynamic": dynamic, "name": name}
+    if fn is None:
+        return lambda inner: CompiledFunction(inner, **options)
+    return CompiledFunction(fn, **options)

@@ -1,0 +1,481 @@
+"""Public functions: on traced arrays they add to the trace, on arrays they run.
+
+Run eagerly, a function is a program of one operation, traced, compiled and cached like any other, so there is one meaning.
+Only what moves no rounding goes straight to NumPy: `cast`, `dequantize`, `requantize` through the numerics that the
+interpreter uses too, and `reshape`, `transpose`, `broadcast_to`, `concat`, which copy bits.
+
+Values follow PyTorch: bfloat16 and float16 are computed in float32 and rounded once per function, and Python numbers do
+not widen arrays. A `ScaledTensor` is accepted where a function says so; elsewhere, decode it with `dequantize`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from breccia import tensor
+from breccia.errors import DTypeError, ShapeError
+from breccia.frontend.compile import CompiledFunction
+from breccia.recipes import Recipe
+from breccia.tensor import ScaledTensor
+
+_ELEMENTWISE, _SHAPES = "breccia.frontend.elementwise", "breccia.frontend.shapes"
+_SCALED, _NORMALIZATION = "breccia.frontend.scaled", "breccia.frontend.normalization"
+
+
+# -- casting -----------------------------------------------------------------------------------------------------------
+
+
+def cast(
+    x: Any, recipe: Recipe, axis: int = -1, dtype: Any = None, seed: Any = None, scale: Any = None
+) -> Any:
+    """`x` encoded by a recipe, as a `ScaledTensor`.
+
+    x: array of rank 1 or more. axis: where the recipe's last axis lies: blocks run along it, so a weight [K, N] that is
+    multiplied from the right is cast with axis=0. dtype: what it decodes to; by default x's float16 or bfloat16, else
+    float32. seed: for stochastic rounding. scale: known scales, for static and delayed scaling: the innermost ones, or a
+    tuple of all levels, outermost first.
+
+    Raises DTypeError for what is no recipe or no real array, ShapeError for rank 0 or a bad axis, RecipeError where a
+    static recipe gets no scale.
+
+    >>> from breccia import recipes
+    >>> cast(np.ones((256, 64), np.float32), recipes.mxfp8_e4m3, axis=0).scale.shape
+    (8, 64)
+    """
+    if _traced(x, seed, scale):
+        return _call(_SCALED, "cast", x, recipe, axis, dtype, seed, scale)
+    return tensor.cast_array(x, recipe, axis, dtype, seed, scale)
+
+
+def dequantize(st: Any, dtype: Any = None) -> Any:
+    """The values of a `ScaledTensor`, decoded in float32 and rounded to `dtype` (by default its own).
+
+    >>> from breccia import recipes
+    >>> dequantize(cast([[1.0, 2.0]], recipes.mxfp4)).tolist()
+    [[1.0, 2.0]]
+    """
+    if _traced(st):
+        return _call(_SCALED, "dequantize", st, dtype)
+    return _scaled(st, "dequantize").dequantize(dtype)
+
+
+def requantize(st: Any, recipe: Recipe, axis: int = -1, seed: Any = None) -> Any:
+    """The values of a `ScaledTensor` encoded by another recipe; the logical dtype stays.
+
+    >>> from breccia import recipes
+    >>> requantize(cast([[1.0, 2.0]], recipes.mxfp8_e4m3), recipes.mxfp4).bits_per_value > 4
+    True
+    """
+    if _traced(st, seed):
+        return _call(_SCALED, "requantize", st, recipe, axis, seed)
+    return tensor.requantize(_scaled(st, "requantize"), recipe, axis, seed)
+
+
+def cast_ste(x: Any, recipe: Recipe, axis: int = -1, seed: Any = None) -> Any:
+    """`x` encoded and decoded: fake quantization, in x's dtype (float32 for what is no float).
+
+    Where a library has gradients, that of this function is the identity (straight-through estimator).
+
+    >>> from breccia import recipes
+    >>> cast_ste(np.array([[1.0, 1.1]], np.float32), recipes.mxfp4).tolist()
+    [[1.0, 1.0]]
+    """
+    if _traced(x, seed):
+        return _call(_SCALED, "round_trip", x, recipe, axis, seed)
+    x = _array(x)
+    out = tensor.cast_array(x, recipe, axis, None, seed).dequantize(np.float32)
+    return out.astype(x.dtype) if x.dtype.kind == "f" or x.dtype.name == "bfloat16" else out
+
+
+def cast_ste_clipped(
+    x: Any, recipe: Recipe, clip_min: float | None = None, clip_max: float | None = None, axis: int = -1, seed: Any = None
+) -> Any:
+    """The values of `cast_ste`; where a library has gradients, they are 0 outside clip_min to clip_max.
+
+    >>> from breccia import recipes
+    >>> cast_ste_clipped(np.array([[1.0, 1.1]], np.float32), recipes.mxfp4, -2, 2).tolist()
+    [[1.0, 1.0]]
+    """
+    if clip_min is not None and clip_max is not None and clip_min > clip_max:
+        raise ShapeError(f"cast_ste_clipped: clip_min {clip_min} is above clip_max {clip_max}")
+    return cast_ste(x, recipe, axis, seed)
+
+
+# -- products ----------------------------------------------------------------------------------------------------------
+
+
+def matmul(a: Any, b: Any, out_dtype: Any = np.float32) -> Any:
+    """The product of matrices a [..., M, K] and b [..., K, N], each an array or a `ScaledTensor`; leading axes broadcast.
+
+    Sums are float32, rounded to `out_dtype` (float32, bfloat16 or float16); arrays that are no floats, or float64, are
+    rounded to float32 first. Scales are applied where the blocks allow it: `breccia.compile(breccia.matmul).lower(a,
+    b).explain()` says where, and what would be better.
+
+    Raises ShapeError ("shape mismatch") where shapes do not fit, DTypeError for FP8 of the fn and fnuz families together.
+
+    >>> from breccia import recipes
+    >>> w = cast(np.eye(64, dtype=np.float32), recipes.mxfp8_e4m3, axis=0)
+    >>> matmul(np.ones((2, 64), np.float32), w)[0, :3].tolist()
+    [1.0, 1.0, 1.0]
+    """
+    if _traced(a, b):
+        return _call(_SCALED, "matmul", _narrowed(a), _narrowed(b), out_dtype)
+    left, right = _narrowed(_operand(a)), _narrowed(_operand(b))
+    return _run(_SCALED, "matmul", (left, right), out_dtype=_dtype(out_dtype))
+
+
+def grouped_matmul(x: Any, w: Any, offsets: Any, out_dtype: Any = np.float32) -> Any:
+    """Rows offsets[e] to offsets[e + 1] of x [T, K] times w[e] of w [E, K, N]; rows of no group give 0.
+
+    offsets: E + 1 integers, not falling.
+
+    >>> grouped_matmul(np.ones((3, 2), np.float32), np.ones((2, 2, 1), np.float32), np.array([0, 1, 3])).tolist()
+    [[2.0], [2.0], [2.0]]
+    """
+    if _traced(x, w, offsets):
+        return _call(_SCALED, "grouped_matmul", _narrowed(x), _narrowed(w), offsets, out_dtype)
+    operands = (_narrowed(_operand(x)), _narrowed(_operand(w)), _array(offsets))
+    return _run(_SCALED, "grouped_matmul", operands, out_dtype=_dtype(out_dtype))
+
+
+# -- elementwise -------------------------------------------------------------------------------------------------------
+
+
+def silu(x: Any) -> Any:
+    """X * sigmoid(x).
+
+    >>> silu(np.zeros(2, np.float32)).tolist()
+    [0.0, 0.0]
+    """
+    return _unary("silu", x)
+
+
+def gelu(x: Any, approximate: str = "none") -> Any:
+    """The Gaussian error linear unit, by erf; with approximate="tanh" the tanh formula.
+
+    >>> gelu(np.zeros(2, np.float32)).tolist()
+    [0.0, 0.0]
+    """
+    if approximate not in ("none", "tanh"):
+        raise DTypeError(f"gelu: approximate is {approximate!r}; allowed: 'none', 'tanh'")
+    return _unary("gelu" if approximate == "none" else "gelu_tanh", x)
+
+
+def relu(x: Any) -> Any:
+    """The larger of x and 0.
+
+    >>> relu(np.array([-1.0, 2.0], np.float32)).tolist()
+    [0.0, 2.0]
+    """
+    return _unary("relu", x)
+
+
+def sigmoid(x: Any) -> Any:
+    """1 / (1 + exp(-x)).
+
+    >>> sigmoid(np.zeros(1, np.float32)).tolist()
+    [0.5]
+    """
+    return _unary("sigmoid", x)
+
+
+def exp(x: Any) -> Any:
+    """E to the power x.
+
+    >>> exp(np.zeros(1, np.float32)).tolist()
+    [1.0]
+    """
+    return _unary("exp", x)
+
+
+def tanh(x: Any) -> Any:
+    """The hyperbolic tangent.
+
+    >>> tanh(np.zeros(1, np.float32)).tolist()
+    [0.0]
+    """
+    return _unary("tanh", x)
+
+
+def rsqrt(x: Any) -> Any:
+    """1 / sqrt(x).
+
+    >>> rsqrt(np.array([4.0], np.float32)).tolist()
+    [0.5]
+    """
+    return _unary("rsqrt", x)
+
+
+def sqrt(x: Any) -> Any:
+    """The square root.
+
+    >>> sqrt(np.array([4.0], np.float32)).tolist()
+    [2.0]
+    """
+    return _unary("sqrt", x)
+
+
+def where(condition: Any, x: Any, y: Any) -> Any:
+    """X where the condition holds, else y; all three broadcast.
+
+    >>> where(np.array([True, False]), np.float32(1), np.float32(2)).tolist()
+    [1.0, 2.0]
+    """
+    return _apply(_ELEMENTWISE, "where", (condition, x, y))
+
+
+def maximum(a: Any, b: Any) -> Any:
+    """The larger of a and b, element by element.
+
+    >>> maximum(np.array([-1.0, 2.0], np.float32), 0).tolist()
+    [0.0, 2.0]
+    """
+    return _binary("max", a, b)
+
+
+def minimum(a: Any, b: Any) -> Any:
+    """The smaller of a and b, element by element.
+
+    >>> minimum(np.array([-1.0, 2.0], np.float32), 0).tolist()
+    [-1.0, 0.0]
+    """
+    return _binary("min", a, b)
+
+
+def astype(x: Any, dtype: Any) -> Any:
+    """`x` in another dtype: rounded to nearest even; what does not fit a format of 8 bits saturates.
+
+    >>> astype(np.array([1.0]), np.float16).dtype
+    dtype('float16')
+    """
+    return _apply(_ELEMENTWISE, "astype", (x,), dtype=_dtype(dtype))
+
+
+# -- reductions and norms ----------------------------------------------------------------------------------------------
+
+
+def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    """The sum over axes (all of them if None), in float32, rounded once; integers are summed as int64.
+
+    >>> sum(np.ones((2, 3), np.float32), axis=1).tolist()
+    [3.0, 3.0]
+    """
+    return _apply(_SHAPES, "reduce", (x,), "sum", axis=_axis(axis), keepdims=keepdims)
+
+
+def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    """The mean over axes, in float32, rounded once.
+
+    >>> mean(np.ones((2, 3), np.float32), axis=1).tolist()
+    [1.0, 1.0]
+    """
+    return _apply(_SHAPES, "mean", (x,), axis=_axis(axis), keepdims=keepdims)
+
+
+def max(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    """The largest value over axes; NaN if there is one.
+
+    >>> max(np.array([[1.0, -3.0]], np.float32), axis=1).tolist()
+    [1.0]
+    """
+    return _apply(_SHAPES, "reduce", (x,), "max", axis=_axis(axis), keepdims=keepdims)
+
+
+def amax(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    """The largest absolute value over axes, from which scales are made.
+
+    >>> amax(np.array([[1.0, -3.0]], np.float32), axis=1).tolist()
+    [3.0]
+    """
+    return _apply(_SHAPES, "reduce", (x,), "amax", axis=_axis(axis), keepdims=keepdims)
+
+
+def softmax(x: Any, axis: int = -1) -> Any:
+    """exp(x - max) over its sum, along one axis.
+
+    >>> softmax(np.zeros((1, 4), np.float32)).tolist()
+    [[0.25, 0.25, 0.25, 0.25]]
+    """
+    return _apply(_NORMALIZATION, "softmax", (x,), axis=axis)
+
+
+def rms_norm(x: Any, weight: Any = None, eps: float = 1e-6) -> Any:
+    """X / sqrt(mean(x**2) + eps) over the last axis, times `weight`, in float32, rounded once to x's dtype.
+
+    >>> rms_norm(np.full((1, 4), 2, np.float32), eps=0.0).tolist()
+    [[1.0, 1.0, 1.0, 1.0]]
+    """
+    return _apply(_NORMALIZATION, "rms_norm", (x, weight), eps=float(eps))
+
+
+def layer_norm(x: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
+    """(x - mean) / sqrt(variance + eps) over the last axis, times `weight`, plus `bias`, rounded once to x's dtype.
+
+    >>> layer_norm(np.array([[1.0, 3.0]], np.float32), eps=0.0).tolist()
+    [[-1.0, 1.0]]
+    """
+    return _apply(_NORMALIZATION, "layer_norm", (x, weight, bias), eps=float(eps))
+
+
+# -- shapes ------------------------------------------------------------------------------------------------------------
+
+
+def concat(arrays: Sequence[Any], axis: int = 0) -> Any:
+    """Arrays, or `ScaledTensor`s of one recipe that end on block borders, behind each other along an axis.
+
+    >>> concat([np.ones(2), np.zeros(1)]).tolist()
+    [1.0, 1.0, 0.0]
+    """
+    if _traced(*arrays):
+        return _call(_SHAPES, "concat", list(arrays), axis)
+    if all(isinstance(a, ScaledTensor) for a in arrays):
+        return tensor.concat(arrays, axis)
+    parts = [_array(a) for a in arrays]
+    try:
+        return np.concatenate(parts, axis)
+    except (ValueError, IndexError) as error:
+        raise ShapeError(f"concat: shapes {', '.join(str(p.shape) for p in parts)} along axis {axis}: {error}") from None
+
+
+def reshape(x: Any, *shape: Any) -> Any:
+    """`x`, an array or a `ScaledTensor`, in another shape; one size of an array may be -1.
+
+    >>> reshape(np.zeros((2, 3)), (3, -1)).shape
+    (3, 2)
+    """
+    wanted = tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], tuple | list) else shape
+    if _traced(x, *wanted):
+        return _call(_SHAPES, "reshape", x, wanted)
+    try:
+        return x.reshape(*wanted) if isinstance(x, ScaledTensor) else _array(x).reshape(wanted)
+    except ShapeError:
+        raise
+    except ValueError as error:
+        raise ShapeError(f"reshape: {error}") from None
+
+
+def transpose(x: Any, axes: Any = None) -> Any:
+    """`x`, an array or a `ScaledTensor`, with permuted axes; None reverses them.
+
+    >>> transpose(np.zeros((2, 3))).shape
+    (3, 2)
+    """
+    if _traced(x):
+        return _call(_SHAPES, "transpose", x, axes)
+    if isinstance(x, ScaledTensor):
+        return x.transpose() if axes is None else x.transpose(*axes)
+    try:
+        return np.transpose(_array(x), axes)
+    except ValueError as error:
+        raise ShapeError(f"transpose: axes {axes} of shape {np.shape(x)}: {error}") from None
+
+
+def broadcast_to(x: Any, shape: Sequence[Any]) -> Any:
+    """`x` repeated to a shape, by NumPy's rule.
+
+    >>> broadcast_to(np.ones(3), (2, 3)).shape
+    (2, 3)
+    """
+    if _traced(x, *shape):
+        from breccia.frontend.shapes import as_dim
+
+        sizes = [s if isinstance(s, int) else as_dim(s.trace, s, "broadcast_to") for s in shape]
+        return _call(_ELEMENTWISE, "broadcast_to", x, sizes)
+    try:
+        return np.broadcast_to(_array(x), tuple(shape))
+    except ValueError as error:
+        raise ShapeError(f"broadcast_to: {error}") from None
+
+
+# -- tracing or running ------------------------------------------------------------------------------------------------
+
+
+def _traced(*things: Any) -> bool:
+    """True where one of `things` is traced. Nothing can be before the tracer is loaded, which loads xDSL."""
+    tracer = sys.modules.get("breccia.frontend.tracer")
+    return tracer is not None and tracer.traced(*things)
+
+
+def _call(module: str, name: str, *args: Any, **kwargs: Any) -> Any:
+    """A function of the frontend, loaded when it is needed."""
+    return getattr(import_module(module), name)(*args, **kwargs)
+
+
+@lru_cache(maxsize=1024)
+def _program(module: str, name: str, static: tuple[Any, ...], options: tuple[tuple[str, Any], ...]) -> CompiledFunction:
+    """The compiled function of one operation."""
+
+    def operation(*operands: Any) -> Any:
+        return _call(module, name, *static, *operands, **dict(options))
+
+    operation.__name__ = operation.__qualname__ = str(static[0]) if static else name
+    return CompiledFunction(operation, identity=f"{module}:{name} {static!r} {options!r}")
+
+
+def _run(module: str, name: str, operands: tuple[Any, ...], *static: Any, **options: Any) -> Any:
+    return _program(module, name, static, tuple(options.items()))(*operands)
+
+
+def _apply(module: str, name: str, operands: tuple[Any, ...], *static: Any, **options: Any) -> Any:
+    """One operation, traced if an operand is, else run."""
+    if _traced(*operands):
+        return _call(module, name, *static, *operands, **options)
+    return _run(module, name, tuple(None if x is None else _plain(x, name) for x in operands), *static, **options)
+
+
+def _unary(fn: str, x: Any) -> Any:
+    return _apply(_ELEMENTWISE, "unary", (x,), fn)
+
+
+def _binary(fn: str, a: Any, b: Any) -> Any:
+    return _apply(_ELEMENTWISE, "binary", (a, b), fn)
+
+
+def _plain(x: Any, what: str) -> Any:
+    if isinstance(x, ScaledTensor):
+        raise DTypeError(f"{what} takes plain arrays, and was given {x!r}; decode it with .dequantize() first")
+    return _array(x)
+
+
+def _array(x: Any) -> Any:
+    """`x` as an array; a Python float alone is float32, and what belongs to another library raises."""
+    if isinstance(x, np.ndarray):
+        return x
+    if isinstance(x, bool | int | float) and not isinstance(x, np.generic):
+        return np.asarray(x, np.float32 if isinstance(x, float) else None)
+    from breccia.arrays import namespace
+
+    namespace(x)
+    return np.asarray(x)
+
+
+def _operand(x: Any) -> Any:
+    return x if isinstance(x, ScaledTensor) else _array(x)
+
+
+def _narrowed(x: Any) -> Any:
+    """float64 rounded to float32, which is what products are computed in."""
+    return x.astype(np.float32) if getattr(x, "dtype", None) == np.float64 and not isinstance(x, ScaledTensor) else x
+
+
+def _axis(axis: Any) -> Any:
+    return tuple(axis) if isinstance(axis, list) else axis
+
+
+def _dtype(dtype: Any) -> np.dtype[Any]:
+    try:
+        return np.dtype(dtype)
+    except TypeError:
+        raise DTypeError(f"{dtype!r} is no dtype; allowed: NumPy's and ml_dtypes', such as ml_dtypes.bfloat16") from None
+
+
+def _scaled(st: Any, what: str) -> ScaledTensor:
+    if not isinstance(st, ScaledTensor):
+        raise DTypeError(f"{what} takes a ScaledTensor, not {type(st).__name__}; make one with breccia.cast")
+    return st
