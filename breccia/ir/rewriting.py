@@ -7,7 +7,8 @@ from typing import TypeVar
 
 from xdsl.dialects.builtin import FileLineColLoc, IntAttr, ModuleOp, StringAttr, UnknownLoc
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import Block, Operation, SSAValue
+from xdsl.ir import Attribute, Block, BlockArgument, Operation, SSAValue
+from xdsl.rewriter import Rewriter
 
 from breccia.ir.kernel import KernelOp
 
@@ -61,6 +62,15 @@ def insert_before(anchor: Operation, op: Operation) -> Operation:
     assert block is not None, "the anchor stands in a block"
     block.insert_op_before(with_location(op, anchor), anchor)
     return op
+
+
+def retype(value: SSAValue, type_: Attribute) -> SSAValue:
+    """The value that takes the place of `value`, with another type; name and location pass on."""
+    new = Rewriter.replace_value_with_new_type(value, type_)
+    new.name_hint = value.name_hint
+    if isinstance(value, BlockArgument) and isinstance(new, BlockArgument):
+        new.location = value.location
+    return new
 
 
 def functions(module: ModuleOp) -> Iterator[FuncOp]:

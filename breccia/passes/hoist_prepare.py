@@ -1,0 +1,111 @@
+"""Moves layout conversions of constant arguments to `@prepare`, which runs once. Contract: exact.
+
+`@prepare` takes the constant arguments and gives each one back as the function wants it, one for one and in order; the
+function's argument has the converted type from then on. A constant that is read in two forms stays as it is.
+
+    func.func @f(%x: .., %w: !breccia.scaled<.., #r, #canonical>) attributes {breccia.constants = #breccia.ints[1]} {
+      %v = breccia.convert_layout %w to #swizzled   ..
+    ->  func.func @f(%x: .., %w: !breccia.scaled<.., #r, #swizzled>) attributes {breccia.constants = #breccia.ints[1]} { .. }
+        func.func @prepare(%w: !breccia.scaled<.., #r, #canonical>) -> !breccia.scaled<.., #r, #swizzled> {
+          %v = breccia.convert_layout %w to #swizzled
+          func.return %v : .. }
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from xdsl.dialects.builtin import FunctionType, ModuleOp
+from xdsl.dialects.func import FuncOp, ReturnOp
+from xdsl.ir import Block, Operation, Region, SSAValue
+
+from breccia.errors import PassError
+from breccia.ir.attributes import IntsAttr
+from breccia.ir.ops import ConvertLayoutOp, ReshapeOp, SliceOp, TransposeOp
+from breccia.ir.pipeline import BrecciaPass
+from breccia.ir.rewriting import functions, retype
+
+PREPARE = "prepare"
+CONSTANTS = "breccia.constants"
+"""Attribute of a function: the positions of its constant arguments."""
+_MOVED = (ConvertLayoutOp, TransposeOp, ReshapeOp, SliceOp)
+
+
+@dataclass(frozen=True)
+class HoistPrepare(BrecciaPass):
+    """Invariant: `@prepare` has one argument and one result for each constant, also for those that it leaves alone."""
+
+    name: ClassVar[str] = "hoist-prepare"
+    contract: ClassVar = "exact"
+
+    def run(self, module: ModuleOp) -> None:
+        found = list(functions(module))
+        if any(f.sym_name.data == PREPARE for f in found):
+            return
+        with_work = [(f, chains) for f in found for chains in [_chains(f)] if any(chains)]
+        if len(with_work) > 1:
+            names = ", ".join(f"@{f.sym_name.data}" for f, _ in with_work)
+            raise PassError(f"hoist-prepare: {names} all have constants to prepare; a module holds one such function")
+        for function, chains in with_work:
+            module.body.block.add_op(_prepare(function, chains))
+
+
+def _constants(function: FuncOp) -> tuple[int, ...]:
+    attribute = function.attributes.get(CONSTANTS)
+    positions = attribute.data if isinstance(attribute, IntsAttr) else ()
+    count = len(function.body.block.args)
+    bad = [p for p in positions if not 0 <= p < count]
+    if bad or len(set(positions)) < len(positions):
+        raise PassError(
+            f"{CONSTANTS} of @{function.sym_name.data} is {list(positions)}; positions of {count} arguments are wanted, "
+            "each once"
+        )
+    return positions
+
+
+def _chains(function: FuncOp) -> list[list[Operation]]:
+    """For each constant, the ops that turn it into the one form in which it is read: up to the last conversion."""
+    return [_chain(function.body.block.args[position]) for position in _constants(function)]
+
+
+def _chain(value: SSAValue) -> list[Operation]:
+    ops: list[Operation] = []
+    while True:
+        use = value.get_unique_use()
+        if use is None or not isinstance(use.operation, _MOVED):
+            break
+        ops.append(use.operation)
+        value = use.operation.results[0]
+    while ops and not isinstance(ops[-1], ConvertLayoutOp):
+        ops.pop()
+    return ops
+
+
+def _prepare(function: FuncOp, chains: list[list[Operation]]) -> FuncOp:
+    block = function.body.block
+    args = [block.args[position] for position in _constants(function)]
+    body = Block(arg_types=[a.type for a in args])
+    results: list[SSAValue] = []
+    for arg, inner, chain in zip(args, list(body.args), chains, strict=True):
+        inner.name_hint, inner.location = arg.name_hint, arg.location
+        results.append(_moved(arg, inner, chain, body))
+    body.add_op(ReturnOp(*results))
+    types = FunctionType.from_lists([a.type for a in body.args], [r.type for r in results])
+    prepare = FuncOp(PREPARE, types, Region(body))
+    prepare.location = function.location
+    function.update_function_type()
+    return prepare
+
+
+def _moved(arg: SSAValue, inner: SSAValue, chain: list[Operation], body: Block) -> SSAValue:
+    """Move a chain from the argument `arg` to the body, where it starts from `inner`; what it ends in."""
+    if not chain:
+        return inner
+    last = chain[-1].results[0]
+    chain[0].operands[0] = inner
+    last.replace_all_uses_with(retype(arg, last.type))
+    for op in chain:
+        op.detach()
+        body.add_op(op)
+    return last
