@@ -7,6 +7,7 @@ has one.
 from __future__ import annotations
 
 import inspect
+import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -128,15 +129,16 @@ def measure_block(
         both = _array(block.with_cast(recipe)(block.x, *cast, *block.rest))
         rows.append(BlockRow(recipe, cosine(weights, block.reference), cosine(both, block.reference)))
         advance(1)
-    return BlockResult(block.layer, block.inputs, lower(block, shown), difference, tuple(rows))
+    lowering, both = lower(block, block.function, shown), lower(block, block.with_cast(shown), shown)
+    return BlockResult(block.layer, block.inputs, lowering, both, difference, tuple(rows))
 
 
-def lower(block: Block, recipe: Recipe) -> Lowering:
-    """The block's function at every form, for weights in `recipe`."""
+def lower(block: Block, function: Compiled, recipe: Recipe) -> Lowering:
+    """One of the block's functions at every form, for weights in `recipe`."""
     cast = [breccia.cast(weight, recipe) for weight in block.weights]
-    low = block.function.lower(block.x, *cast, *block.rest)
+    low = function.lower(block.x, *cast, *block.rest)
     return Lowering(
-        python=_source_of(block.function),
+        python=_source_of(function),
         recipe=recipe,
         forms=tuple((form, str(low.ir(form))) for form in FORMS),
         passes=tuple(low.passes()),
@@ -146,27 +148,30 @@ def lower(block: Block, recipe: Recipe) -> Lowering:
 
 
 def _feed_forward_cast(recipe: Recipe) -> Compiled:
+    @breccia.compile
     def feed_forward_cast(x: Any, up: Any, down: Any, up_bias: Any, down_bias: Any, weight: Any, bias: Any) -> Any:
         h = breccia.gelu(breccia.cast(x, recipe) @ up.T + up_bias)
         y = breccia.cast(h, recipe) @ down.T + down_bias
         return breccia.layer_norm(x + y, weight, bias, 1e-12)
 
-    return breccia.compile(feed_forward_cast)
+    return feed_forward_cast
 
 
 def _mlp_cast(recipe: Recipe) -> Compiled:
+    @breccia.compile
     def mlp_cast(x: Any, up: Any, down: Any) -> Any:
         h = breccia.gelu(breccia.cast(x, recipe) @ up.T)
         return breccia.cast(h, recipe) @ down.T
 
-    return breccia.compile(mlp_cast)
+    return mlp_cast
 
 
 def _linear_cast(recipe: Recipe) -> Compiled:
+    @breccia.compile
     def linear_cast(x: Any, weight: Any) -> Any:
         return breccia.cast(x, recipe) @ weight.T
 
-    return breccia.compile(linear_cast)
+    return linear_cast
 
 
 def _array(value: Any) -> Array:
@@ -175,5 +180,5 @@ def _array(value: Any) -> Array:
 
 def _source_of(function: Any) -> str:
     """The decorated function as it stands in the file, without its type annotations."""
-    text = inspect.getsource(inspect.unwrap(function)).rstrip()
+    text = textwrap.dedent(inspect.getsource(inspect.unwrap(function))).rstrip()
     return text.replace(": Any", "").replace(" -> Any", "")

@@ -98,6 +98,10 @@ def _block(result: BlockResult) -> str:
         f"<h2>2. A real block, compiled</h2><p>{escape(result.layer)}, run on {escape(result.inputs)}.</p>",
         _code(result.lowering.python, PythonLexer()),
         _lowering(result.lowering),
+        "<details><summary>the same with the input of every matmul cast</summary>",
+        _code(result.both.python, PythonLexer()),
+        _lowering(result.both),
+        "</details>",
         "<h3>The output against fp32</h3>",
         _table(
             ("recipe", "cosine: weights cast", "cosine: inputs cast too"), [block_cells(row) for row in result.rows]

@@ -51,7 +51,8 @@ class Lowering:
 class BlockResult:
     """Part 2.
 
-    Invariants: `rows` starts with fp32 weights; `layer` names the tensors; `inputs` says in words what the block was
+    Invariants: `lowering` is of the block with its weights cast, `both` with the inputs of its matmuls cast too; `rows`
+    starts with fp32 weights; `layer` names the tensors; `inputs` says in words what the block was
     run on; `difference` is the largest absolute difference between the compiled block on fp32 weights and the plain
     NumPy one.
     """
@@ -59,6 +60,7 @@ class BlockResult:
     layer: str
     inputs: str
     lowering: Lowering
+    both: Lowering
     difference: float
     rows: tuple[BlockRow, ...]
 

@@ -169,9 +169,11 @@ def _spread(ranked: Sequence[Recipe], count: int) -> list[Recipe]:
 
 
 def choose_shown(recipes: Sequence[Recipe]) -> Recipe:
-    """The recipe whose IR says most: the first whose blocks cut a weight's input axis, else the first."""
-    cut = [recipe for recipe in recipes if recipe.blocks(2)[-1][-1] is not None]
-    return (cut or list(recipes))[0]
+    """The recipe whose IR says most: the first with a scale for each output, which folds into the epilogue; else the
+    first.
+    """
+    rows = [recipe for recipe in recipes if recipe.blocks(2)[-1] == (1, None)]
+    return (rows or list(recipes))[0]
 
 
 def check_packages() -> None:

@@ -95,7 +95,7 @@ def test_a_compiled_function_that_is_wrong_shows_in_every_number(block: Block) -
 
 
 def test_lowering_is_of_the_shown_recipe_and_holds_every_form_in_order(block: Block) -> None:
-    found = lower(block, find("nvfp4"))
+    found = lower(block, block.function, find("nvfp4"))
     assert found.forms == tuple((form, f"ir of {form}") for form in FORMS)
     assert FORMS == ("traced", "partitioned", "laid_out", "tiled")
     assert (found.passes, found.source, found.explain) == (("cse", "tile"), "source", "explanation")

