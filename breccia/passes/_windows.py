@@ -96,6 +96,8 @@ class Cuts:
         if g == 1:
             return Part(cut.index, cut.block, cut.bounds)
         size = shape_of(value.type)[axis]
+        if isinstance(size, int) and size <= g:
+            return ONE
         if cut.is_whole:
             return Part(0, dims.ceildiv(size, g))
         if cut.bounds is not None:

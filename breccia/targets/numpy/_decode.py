@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from math import prod
+from math import lcm, prod
 from typing import Any
 
 import numpy as np
@@ -37,20 +37,32 @@ def dequantize(
         return dequantize(codes.T, fmt, turned, None if zero is None else (zero[0].T, zero[1][::-1])).T
     shape = codes.shape if size is None else (*codes.shape[:-1], size)
     out = np.empty(shape, np.float32)
-    if not out.size or not shape:
-        return _single(fmt)[codes] if not shape else out
+    if len(shape) < 2:
+        return _flat(codes, fmt, scales, zero, size)
+    if not out.size:
+        return out
     lead = next((i for i, n in enumerate(shape[:-1]) if n > 1), 0)
     rows = out.reshape(shape[lead:])
     read = _reader(codes, fmt, size, len(rows))
     steps = [(np.subtract, *_from_axis(zero, lead))] if zero is not None else []
     steps += [(np.multiply, *_from_axis(scale, lead)) for scale in scales]
     height = max(1, CHUNK // prod(rows.shape[1:]))
+    together = lcm(*(block[0] or 1 for _, _, block in steps))
+    height = height // together * together or height
     for start in range(0, len(rows), height):
         slab = rows[start : start + height]
         read(start, slab)
         for function, grid, block in steps:
             _apply(function, slab, start, grid, block)
     return out
+
+
+def _flat(codes: Array, fmt: Format, scales: Sequence[Spread], zero: Spread | None, size: int | None) -> Array:
+    """The same for rank 0 and 1."""
+    if codes.ndim == 0:
+        return dequantize(codes.reshape(1, 1), fmt, [(g.reshape(1, 1), (None, None)) for g, _ in scales]).reshape(())
+    wide = [(grid[None], (None, *block)) for grid, block in scales]
+    return dequantize(codes[None], fmt, wide, None if zero is None else (zero[0][None], (None, *zero[1])), size)[0]
 
 
 def _from_axis(spread: Spread, axis: int) -> Spread:
@@ -86,18 +98,20 @@ def _single(fmt: Format) -> Array:
 
 def _apply(function: Any, slab: Array, start: int, grid: Array, block: Block) -> None:
     """`slab = function(slab, grid)`, where slab holds the rows from `start` on."""
-    last = len(block) - 1
-    for axis, width in enumerate(block[:-1]):
-        if width is None:
-            continue
-        first = start if axis == 0 else 0
-        if width > 1:
-            grid = grid.take(np.arange(first, first + slab.shape[axis]) // width, axis=axis)
-        elif axis == 0:
-            grid = grid[first : first + len(slab)]
-    width = block[last]
+    rows, stop = block[0], start + len(slab)
+    if rows == 1:
+        grid = grid[start:stop]
+    elif rows is not None and start % rows == 0 and len(slab) % rows == 0:
+        slab = slab.reshape(len(slab) // rows, rows, *slab.shape[1:])
+        grid = grid[start // rows : stop // rows, None]
+    elif rows is not None:
+        grid = grid.take(np.arange(start, stop) // rows, axis=0)
+    first = slab.ndim - len(block) + 1
+    for axis, width in enumerate(block[1:-1], first):
+        if width is not None and width > 1:
+            grid = grid.take(np.arange(slab.shape[axis]) // width, axis=axis)
+    width = block[-1]
     if width is None or width == 1:
-        grid = grid[start : start + len(slab)] if last == 0 and width == 1 else grid
         function(slab, grid, out=slab)
         return
     whole = slab.shape[-1] // width

@@ -211,6 +211,9 @@ class _Kernel:
             self.region.name(argument, self.operands[i])
             return
         name = self.region.bind(argument, f"{self.operands[i]}_tile")
-        self.region.line(f"{name} = {self.operands[i]}[{', '.join(self._cuts(value, window))}]")
+        cuts = self._cuts(value, window)
+        if cuts and cuts[-1] != ":":
+            self.region.cut_rows.add(argument)
+        self.region.line(f"{name} = {self.operands[i]}[{', '.join(cuts)}]")
 
 

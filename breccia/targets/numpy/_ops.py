@@ -124,7 +124,7 @@ def _operand(region: Region, value: SSAValue, other: SSAValue) -> str:
     """A literal beside an array takes the array's dtype, so it may stand as a Python number."""
     if value in region.literals and not region.broadcasts(other):
         text = region.literals[value]
-        return f"({text})" if text.startswith("-") else text
+        return text
     return region.loose(value)
 
 
@@ -139,7 +139,9 @@ def _may_write(region: Region, op: Operation, value: SSAValue) -> bool:
 
 
 def _select(region: Region, op: Operation) -> None:
-    region.assign(op, f"xp.where({', '.join(region.loose(v) for v in op.operands)})")
+    condition, x, y = arguments(op)
+    parts = (region.loose(condition), _operand(region, x, y), _operand(region, y, x))
+    region.assign(op, f"xp.where({', '.join(parts)})")
     _spread_elastic(region, op)
 
 
@@ -230,8 +232,15 @@ def _expand(region: Region, op: Operation) -> None:
 
 def _unpack(region: Region, op: Operation) -> None:
     (x,) = arguments(op)
+    check_whole_rows(region, x)
     (size,) = prop(op, "size")
     region.assign(op, f"rt.unpack(xp, {region[x]}, {quoted(prop(op, 'order'))}, {region.size(size)})")
+
+
+def check_whole_rows(region: Region, packed: SSAValue) -> None:
+    """How many codes a cut row of bytes holds is not known here."""
+    if packed in region.cut_rows:
+        raise UnsupportedError("numpy: a window that cuts packed rows is not printed; run coarsen, which takes whole rows")
 
 
 def _pack(region: Region, op: Operation) -> None:
@@ -290,7 +299,9 @@ def write_chain(region: Region, op: Operation, chain: Chain) -> None:
         value, block = chain.zero
         parts.append(f"zero=({region.loose(value)}, {block})")
     if chain.unpack is not None:
+        check_whole_rows(region, chain.source)
         (size,) = prop(chain.unpack, "size")
         parts.append(f"size={region.size(size)}")
     function = "dequantize" if chain.scales or chain.zero else "decode"
-    region.assign(op, f"rt.{function}(xp, {', '.join(parts)})")
+    source = region[chain.source].removesuffix("_tile").removesuffix("_elements")
+    region.assign(op, f"rt.{function}(xp, {', '.join(parts)})", wanted=f"{source}_values")

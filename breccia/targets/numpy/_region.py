@@ -58,7 +58,8 @@ class Region:
         self.fresh: set[SSAValue] = set()
         self.elastic: set[SSAValue] = set()
         self.literals: dict[SSAValue, str] = {}
-        self.skipped: set[Operation] = set()
+        self.cut_rows: set[SSAValue] = set()
+        """Windows on a part of the last axis."""
         self.clipped = False
         """True in a loop, where tiles may be smaller than their types say."""
         self._lines: list[str] = []
@@ -123,10 +124,10 @@ class Region:
     def line(self, text: str, about: str = "") -> None:
         self._lines.append("    " * self._indent + text + (f"  # {about}" if about else ""))
 
-    def assign(self, op: Operation, text: str, *, fresh: bool = True) -> None:
-        """The only result of `op` is `text`."""
+    def assign(self, op: Operation, text: str, *, fresh: bool = True, wanted: str = "v") -> None:
+        """The only result of `op` is `text`; it is called `wanted` where the IR has no name for it."""
         out = op.results[0]
-        name = self.bind(out, out.name_hint or "v")
+        name = self.bind(out, out.name_hint or wanted)
         self.line(f"{name} = {text}", origin(op, name))
         if fresh:
             self.fresh.add(out)
