@@ -7,8 +7,10 @@ has one.
 from __future__ import annotations
 
 import inspect
+import os
 import textwrap
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -143,7 +145,7 @@ def lower(block: Block, function: Compiled, recipe: Recipe) -> Lowering:
         forms=tuple((form, str(low.ir(form))) for form in FORMS),
         passes=tuple(low.passes()),
         source=str(low.source()),
-        explain=str(low.explain()),
+        explain=str(low.explain()).replace(f"{Path(__file__).parent}{os.sep}", ""),  # file names are enough to read
     )
 
 

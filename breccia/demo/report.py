@@ -11,7 +11,10 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
+from breccia.demo.lexer import IRLexer
+
 if TYPE_CHECKING:
+    from pygments.lexer import Lexer
     from rich.console import Console
 
     from breccia.demo.measure import NeighbourRow, WeightRow, WeightTable
@@ -50,7 +53,7 @@ def weight_cells(row: WeightRow) -> tuple[str, ...]:
 def print_block(console: Console, result: BlockResult) -> None:
     """Part 2: the function, its IR from form to form, its source, what explain() says, and its cosines."""
     console.rule(f"[bold]2. A real block, compiled[/]  {escape(result.layer)}")
-    console.print(Syntax(result.lowering.python, "python", theme=_THEME, background_color="default"))
+    _print_code(console, result.lowering.python, "python")
     console.print(escape(f"Run on {result.inputs}."))
     print_lowering(console, result.lowering)
     view = _table("recipe", "cosine: weights cast", "cosine: inputs cast too")
@@ -75,14 +78,14 @@ def print_lowering(console: Console, lowering: Lowering) -> None:
     """The first form in full, then a coloured diff from each form to the next, the emitted source, and explain()."""
     name, text = lowering.forms[0]
     console.print(f"\n[bold]IR, {name}[/] (recipe {lowering.recipe.name})")
-    console.print(_ir(text))
+    _print_code(console, text, IRLexer())
     for (before, old), (after, new) in zip(lowering.forms, lowering.forms[1:], strict=False):
         console.print(f"\n[bold]IR, {before} -> {after}[/]")
         for line in diff_lines(old, new, before, after):
             console.print(Text(line, style=_DIFF_STYLES.get(line[:1], "")), soft_wrap=True)
     console.print(f"\n[bold]Passes[/] {' -> '.join(lowering.passes)}")
     console.print("\n[bold]The emitted source[/]")
-    console.print(Syntax(lowering.source, "python", theme=_THEME, background_color="default", word_wrap=False))
+    _print_code(console, lowering.source, "python")
     console.print(Panel(Text(lowering.explain.rstrip()), title="explain()", title_align="left"))
 
 
@@ -131,10 +134,11 @@ def neighbour_cells(row: NeighbourRow) -> tuple[str, ...]:
     return row.recipe.name or row.recipe.describe(), *cells[0], *cells[1]
 
 
-def _ir(text: str) -> Syntax:
-    from breccia.demo.lexer import IRLexer
-
-    return Syntax(text, IRLexer(), theme=_THEME, background_color="default", word_wrap=False)
+def _print_code(console: Console, text: str, lexer: Lexer | str) -> None:
+    """Print code in colours, with every line whole: what is cut off cannot be copied."""
+    code = Syntax("", lexer, theme=_THEME, background_color="default").highlight(text)
+    code.rstrip()
+    console.print(code, soft_wrap=True)
 
 
 def _table(*columns: str) -> Table:

@@ -141,9 +141,9 @@ def test_a_skipped_third_part_says_why() -> None:
     assert "Similarity" not in text
 
 
-def _printed(**kwargs: object) -> str:
+def _printed(width: int = 100, **kwargs: object) -> str:
     results, out = _results(), StringIO()
-    console = Console(file=out, width=100, **kwargs)  # type: ignore[arg-type]
+    console = Console(file=out, width=width, **kwargs)  # type: ignore[arg-type]
     report.print_weights(console, results.weights, results.checkpoint)
     report.print_block(console, results.block)
     report.print_neighbours(console, results.neighbours, "")
@@ -167,9 +167,12 @@ def test_the_terminal_report_holds_every_table_and_form() -> None:
     assert "\x1b[" not in text, "no colours where nobody can see them"
 
 
-def test_no_line_of_a_diff_is_cut_or_wrapped() -> None:
+def test_no_line_of_code_is_cut_or_wrapped() -> None:
     line = next(row for row in _IR.splitlines() if "func.func" in row)
-    assert f"-{line}" in _printed().splitlines()
+    assert len(line) > 60
+    printed = _printed(width=60).splitlines()
+    assert f"-{line}" in printed
+    assert line in printed, "the first form, in full"
 
 
 def test_added_and_removed_lines_have_colours() -> None:
