@@ -104,6 +104,10 @@ class BrecciaOp(IRDLOperation):
         """The only result."""
         return self.outs[0]  # type: ignore[return-value]
 
+    def data(self, prop: str) -> Any:
+        """The Python value of a property: the name of a function, axes, a shape, a recipe."""
+        return self.properties[prop].data  # type: ignore[attr-defined]
+
     @property
     def short_name(self) -> str:
         """`dot` for `breccia.dot`."""

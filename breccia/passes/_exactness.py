@@ -18,8 +18,8 @@ _MANY = 1 << 16
 class Numbers:
     """What is known of a set of finite values, each `odd * 2**e` with an odd integer.
 
-    odd: all odd parts, or None where only `bits` is known; bits: of the longest odd part; low: every value is a multiple
-    of 2**low, and one is of no larger power; largest: the largest magnitude.
+    odd: all odd parts, or None where only `bits` is known; bits: of the longest odd part; low: every value is a
+    multiple of 2**low, and one is of no larger power; largest: the largest magnitude.
     """
 
     odd: frozenset[int] | None

@@ -1,6 +1,6 @@
-"""Canonical forms of elementwise ops, and arithmetic on constants. Each rule gives values for an op's results, or None.
+"""Canonical forms of elementwise ops, and constant folding. Each rule gives values for an op's results, or None.
 
-Constants are folded through operations that IEEE 754 rounds correctly (and through conversions); `exp` and its like stay,
+Constants are folded through operations that IEEE 754 rounds correctly, and through conversions. `exp` and its like stay,
 since a target's last bit may differ from this machine's.
 """
 
@@ -48,7 +48,13 @@ _UNDONE_BY_ITSELF = ("neg", "not")
 
 def constant(value: SSAValue) -> float | None:
     """The number that every element of `value` has, or None."""
-    return value.owner.properties["value"].data if isinstance(value.owner, FullOp) else None
+    return value.owner.data("value") if isinstance(value.owner, FullOp) else None
+
+
+def dtype(value: SSAValue) -> Attribute:
+    """The dtype of a plain tensor."""
+    assert isinstance(value.type, TensorType), f"a plain tensor is wanted, not {value.type}"
+    return value.type.dtype
 
 
 def _scalar(value: SSAValue) -> Any:
@@ -68,11 +74,11 @@ def _full(op: Operation, number: Any, type_: Attribute) -> Values:
 def fold(op: UnaryOp | BinaryOp) -> Values:
     """An op on constants is a constant."""
     table: Mapping[str, Callable[..., Any]] = _FOLDED_UNARY if isinstance(op, UnaryOp) else _FOLDED_BINARY
-    function = table.get(op.properties["fn"].data)
+    function = table.get(op.data("fn"))
     scalars = [_scalar(a) for a in op.args]
     if function is None or any(s is None for s in scalars):
         return None
-    if op.properties["fn"].data == "div" and not np.issubdtype(scalars[0].dtype, np.floating):
+    if op.data("fn") == "div" and not np.issubdtype(scalars[0].dtype, np.floating):
         return None
     with np.errstate(all="ignore"):
         return _full(op, function(*scalars), op.out.type)
@@ -82,7 +88,7 @@ def fold_convert(op: ConvertOp) -> Values:
     """A constant converted between wide floats, rounded as at run time."""
     scalar, wanted = _scalar(op.args[0]), _NUMPY.get(str(op.properties["dtype"]))
     floats = ("f64", "f32", "f16", "bf16")
-    if scalar is None or str(op.args[0].type.dtype) not in floats or str(op.properties["dtype"]) not in floats:
+    if scalar is None or str(dtype(op.args[0])) not in floats or str(op.properties["dtype"]) not in floats:
         return None
     with np.errstate(all="ignore"):
         # By way of float32, as everywhere: ml_dtypes rounds float64 to bfloat16 in two steps as well.
@@ -91,10 +97,10 @@ def fold_convert(op: ConvertOp) -> Values:
 
 def undone(op: UnaryOp) -> Values:
     """neg(neg x), not(not x); abs(neg x) and abs(abs x)."""
-    inner, fn = op.args[0].owner, op.properties["fn"].data
+    inner, fn = op.args[0].owner, op.data("fn")
     if not isinstance(inner, UnaryOp):
         return None
-    below = inner.properties["fn"].data
+    below = inner.data("fn")
     if fn in _UNDONE_BY_ITSELF and below == fn:
         return [inner.args[0]]
     if fn == "abs" and below in ("neg", "abs"):
@@ -124,8 +130,8 @@ _NEUTRAL: Mapping[str, tuple[Callable[[float], bool] | None, Callable[[float], b
 
 
 def neutral(op: BinaryOp) -> Values:
-    """x * 1, x / 1, x + -0.0, x - 0.0, max(x, -inf), min(x, inf): x."""
-    for place, is_neutral in enumerate(_NEUTRAL.get(op.properties["fn"].data, ())):
+    """Gives x for x * 1, x / 1, x + -0.0, x - 0.0, max(x, -inf) and min(x, inf)."""
+    for place, is_neutral in enumerate(_NEUTRAL.get(op.data("fn"), ())):
         number, other = constant(op.args[place]), op.args[1 - place]
         if is_neutral is not None and number is not None and is_neutral(number) and other.type == op.out.type:
             return [other]
@@ -148,7 +154,7 @@ def convert(op: ConvertOp) -> Values:
     inner = op.args[0].owner
     if not isinstance(inner, ConvertOp):
         return None
-    first, middle, last = (format_of(t.dtype) for t in (inner.args[0].type, source, op.out.type))
+    first, middle, last = (format_of(dtype(v)) for v in (inner.args[0], op.args[0], op.out))
     if first is None or middle is None or last is None:
         return None
     if first == last and survives(first, middle):
@@ -172,8 +178,8 @@ def _before_decoding(value: SSAValue) -> SSAValue:
     inner = value.owner
     if isinstance(inner, DequantizeOp):
         return inner.args[0]
-    if isinstance(inner, ConvertOp) and format_of(value.type.dtype) == formats.float32:  # type: ignore[attr-defined]
-        narrow = format_of(inner.args[0].type.dtype)  # type: ignore[attr-defined]
+    if isinstance(inner, ConvertOp) and format_of(dtype(value)) == formats.float32:
+        narrow = format_of(dtype(inner.args[0]))
         if narrow is not None and contains(formats.float32, narrow):
             return inner.args[0]
     return value

@@ -38,9 +38,9 @@ def built(anchor: Operation, op: BrecciaOp) -> list[SSAValue]:
 
 def transpose(op: TransposeOp) -> Values:
     """Two permutations are one; the identity is none."""
-    inner, order = op.args[0].owner, op.properties["order"].data
+    inner, order = op.args[0].owner, op.data("order")
     if isinstance(inner, TransposeOp):
-        first = inner.properties["order"].data
+        first = inner.data("order")
         composed = TransposeOp.make(inner.args[0], order=IntsAttr(tuple(first[i] for i in order)))
         return built(op, composed) if composed.out.type == op.out.type else None
     return [op.args[0]] if order == tuple(range(len(order))) and op.args[0].type == op.out.type else None
@@ -66,15 +66,17 @@ def same_type(op: BroadcastOp | SliceOp | ConvertLayoutOp) -> Values:
 
 
 def whole_slice(op: SliceOp) -> Values:
-    (start,), (stop,) = op.properties["start"].data, op.properties["stop"].data
+    (start,), (stop,) = op.data("start"), op.data("stop")
     source: Any = op.args[0].type
-    whole = start == 0 and stop == source.shape[op.properties["axis"].data]
+    whole = start == 0 and stop == source.shape[op.data("axis")]
     return [op.args[0]] if whole and source == op.out.type else None
 
 
 def broadcast(op: BroadcastOp) -> Values:
     inner = op.args[0].owner
-    return built(op, BroadcastOp.make(inner.args[0], shape=op.properties["shape"])) if isinstance(inner, BroadcastOp) else None
+    if not isinstance(inner, BroadcastOp):
+        return None
+    return built(op, BroadcastOp.make(inner.args[0], shape=op.properties["shape"]))
 
 
 def concat(op: ConcatOp) -> Values:
@@ -130,7 +132,7 @@ def kernel(op: KernelOp) -> Values:
     """A result that is just an operand is that operand, outside as well."""
     if op.is_tiled:
         return None
-    args = list(op.body.block.args)
+    args: list[SSAValue] = list(op.body.block.args)
     for out, value in zip(op.outs, op.terminator(op.body).args, strict=True):
         if out.uses and value in args:
             out.replace_all_uses_with(op.args[args.index(value)])

@@ -1,8 +1,8 @@
 """Which ops share a kernel: greedy fusion in program order, with a convexity check by reachability bitsets.
 
-Every op that computes joins the kernel of one of its producers where that is legal and leaves no path out of the kernel and
-back in. Ops that cost nothing to repeat (constants, positions, widening conversions, the transpose of a matmul operand) belong
-to no kernel: each kernel that reads one has its own copy.
+Every op that computes joins the kernel of one of its producers where that is legal and leaves no path out of the kernel
+and back in. Ops that cost nothing to repeat (constants, positions, widening conversions, the transpose of a matmul
+operand) belong to no kernel: each kernel that reads one has its own copy.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ LARGEST_EPILOGUE_BLOCK = 256
 class Node:
     """A kernel to be, or a view, which stays between kernels.
 
-    space: shape that all of a kernel's values broadcast to. reduced: reduced axes counted from the end, once there are some.
+    space: shape that all of a kernel's values broadcast to. reduced: reduced axes, counted from the end, if any.
     open: whether more ops may join. mask: this node's bits; ancestors: bits of all nodes that it depends on.
     """
 
@@ -273,8 +273,9 @@ class Grouping:
         return _same_rows(node.space, producer.space, node.reduced or producer.reduced or frozenset())
 
     def _is_absorbed(self, producer: Node, node: Node) -> bool:
-        """True where only `node` reads what a few elementwise ops make, such as a bias, so that it can make them itself."""
-        if not _broadcasts(producer.space, node.space) or not all(isinstance(op, ELEMENTWISE) for op in producer.ops):
+        """True where only `node` reads what some elementwise ops make, such as a bias, so that it can make it itself."""
+        cheap = all(isinstance(op, ELEMENTWISE) for op in producer.ops)
+        if not cheap or not _broadcasts(producer.space, node.space):
             return False
         return all(self._node.get(user) in (producer, node) for op in producer.ops for user in self.users(op))
 
@@ -303,7 +304,7 @@ class Grouping:
         self._tell_users(node)
 
 
-# ---- shapes ------------------------------------------------------------------------------------------------------------
+# ---- shapes ----------------------------------------------------------------------------------------------------------
 
 
 def shape_of(value: SSAValue) -> tuple[Dim, ...]:

@@ -81,10 +81,11 @@ def decide(a: ArrayType, b: ArrayType, capabilities: Capabilities, prefer: str =
     order = ((prefer,) if prefer else ()) + PLACEMENTS
     mma = _scaled_instruction(left, right, capabilities)
     met: list[int] = []
-    reasons: list[str] = []
-    for side in (left, right):
-        for level in range(len(side.levels)):
-            reasons.append(_place(side, level, order, mma, met, (left, right), capabilities))
+    reasons = [
+        _place(side, level, order, mma, met, (left, right), capabilities)
+        for side in (left, right)
+        for level in range(len(side.levels))
+    ]
     _settle_mma(left, right, reasons)
     compute, why = _compute(left, right, capabilities)
     return Decision(tuple(left.places), tuple(right.places), compute, (*reasons, why))
@@ -168,15 +169,15 @@ def _scaled_instruction(a: _Side, b: _Side, capabilities: Capabilities) -> Verdi
         along = [r for r in rows if r.block == block[side.k]]
         if not along:
             widths = " or ".join(sorted({str(r.block) for r in rows}))
-            return False, f"the instruction takes blocks of {widths} along k, and {side.name} has {_size(block[side.k])}"
+            found = _size(block[side.k])
+            return False, f"the instruction takes blocks of {widths} along k, and {side.name} has {found}"
         if any(b != 1 for axis, b in enumerate(block) if axis != side.k):
             return False, f"the instruction takes blocks of 1 across k, and {side.name} has {_across(side)}"
     for row in capabilities.scaled_mma:
         same = (row.a, row.b) == (a.element, b.element) and row.block == a.blocks[-1][a.k] == b.blocks[-1][b.k]
         if same and row.scale == a.levels[-1].dtype.mlir == b.levels[-1].dtype.mlir:
-            return True, (
-                f"since {capabilities.name} multiplies {row.a} by {row.b} with {row.scale} scales per {row.block} along k"
-            )
+            kinds = f"{row.a} by {row.b} with {row.scale} scales per {row.block} along k"
+            return True, f"since {capabilities.name} multiplies {kinds}"
     return False, f"{capabilities.name} has no scaled instruction for {a.element} times {b.element} with these scales"
 
 
@@ -195,7 +196,7 @@ def _mainloop(
     if block is None:
         return False, "one scale covers all of k"
     if block < least:
-        return False, f"blocks of {block} along k are shorter than the {least} from which scaling partial sums pays"
+        return False, f"blocks of {block} along k are shorter than {least}, from where scaling partial sums pays"
     step = dot_step(both[0].element, both[1].element, capabilities)
     if block % step:
         return False, f"the dot's step of {step} along k does not divide blocks of {block}"
@@ -238,7 +239,7 @@ def _advice(side: _Side, level: int, place: str) -> list[str]:
     return ["cast a with axis=-1 so that its blocks run along k and the scale folds"]
 
 
-# ---- the dtype that operands are held in -------------------------------------------------------------------------------
+# ---- the dtype that operands are held in -----------------------------------------------------------------------------
 
 
 def held(type_: ArrayType, places: Sequence[str]) -> Numbers | None:
@@ -274,7 +275,8 @@ def _compute(left: _Side, right: _Side, capabilities: Capabilities) -> tuple[str
     if raw and any((r.a, r.b) == (left.element, right.element) for r in capabilities.mma):
         return None, f"compute: {capabilities.name} multiplies {left.element} by {right.element} as they are"
     found = exact_dtype(((left.type, left.places), (right.type, right.places)), capabilities.compute)
-    narrower = capabilities.compute[: capabilities.compute.index(found)] if found in capabilities.compute else capabilities.compute
+    order = capabilities.compute
+    narrower = order[: order.index(found)] if found in order else order
     why = f"compute {found}: it holds both operands exactly"
     if narrower:
         why += f", which {' and '.join(narrower)} would round"

@@ -1,6 +1,6 @@
 """Gives every scaled tensor at a boundary its memory order. Contract: exact.
 
-Function arguments and results are canonical (row-major, codes of 4 and 6 bits packed). Where the target asks for another
+Function arguments and results are canonical (row-major, codes of 4 and 6 bits packed). Where a target asks for another
 order of what a product reads, the kernel that makes it writes that order, and everything else is converted:
 
     %q = breccia.kernel "rowwise_0" in (%x) out (!breccia.scaled<.., #r>) ..
@@ -22,7 +22,7 @@ from xdsl.ir import Block, Operation, Region, SSAValue, Use
 
 from breccia.ir.capabilities import Capabilities, target_of
 from breccia.ir.kernel import KernelOp
-from breccia.ir.ops import ConvertLayoutOp, GroupedMatmulOp, MatmulOp, PartsOp, TransposeOp, YieldOp
+from breccia.ir.ops import ConvertLayoutOp, GroupedMatmulOp, MatmulOp, PartsOp, YieldOp
 from breccia.ir.pipeline import BrecciaPass
 from breccia.ir.rewriting import functions, insert_before, replace_op, retype, with_location
 from breccia.ir.storage import canonical_layout

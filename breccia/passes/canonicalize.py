@@ -6,8 +6,8 @@
     %d = breccia.convert %c : bf16        ->        %x
     %m = breccia.matmul (dequantize %q), %w  ->     breccia.matmul %q, %w       (dequantize gives f32: no rounding)
 
-Never: dropping a rounding. dequantize(quantize x), quantize(dequantize q), convert to fewer bits and back, x + 0 (it turns
--0 into 0), x * 0 and x - x (NaN) all stay.
+Never: dropping a rounding. dequantize(quantize x), quantize(dequantize q), convert to fewer bits and back, x + 0 (it
+turns -0 into 0), x * 0 and x - x (NaN) all stay.
 """
 
 from __future__ import annotations

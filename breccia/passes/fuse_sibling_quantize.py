@@ -1,11 +1,11 @@
 """Brings quantizations of one value together, so that one kernel reads it once. Contract: exact.
 
-The later `quantize` moves next to the first one, and both carry the same `breccia.group`: `partition` then puts them in one
-kernel with several results. A quantization of the transposed value becomes the transpose of a quantization whose blocks
-are transposed (TransformerEngine's "rowwise + columnwise"), unless rounding is stochastic and so depends on positions.
+The later `quantize` moves next to the first one, and both carry the same `breccia.group`: `partition` then puts them in
+one kernel with several results. A quantization of the transposed value becomes the transpose of a quantization whose
+blocks are transposed ("rowwise and columnwise"), unless rounding is stochastic and so depends on positions.
 
-    %q = breccia.quantize %x policy #p to #row      %q = breccia.quantize %x policy #p to #row {breccia.group = "quantize0"}
-    %y = breccia.matmul %q, %w                 ->   %c = breccia.quantize %x policy #p to #col {breccia.group = "quantize0"}
+    %q = breccia.quantize %x policy #p to #row      %q = breccia.quantize %x policy #p to #row {breccia.group = "q"}
+    %y = breccia.matmul %q, %w                 ->   %c = breccia.quantize %x policy #p to #col {breccia.group = "q"}
     %t = breccia.transpose %x [1, 0]                %y = breccia.matmul %q, %w
     %r = breccia.quantize %t policy #p to #row      %r = breccia.transpose %c [1, 0]
 """
@@ -57,7 +57,7 @@ def _through_transpose(op: QuantizeOp) -> None:
     x = turned.args[0]
     if not any(isinstance(use.operation, QuantizeOp) and use.index == 0 for use in x.uses):
         return
-    order = turned.properties["order"].data
+    order = turned.data("order")
     inverse = tuple(order.index(i) for i in range(len(order)))
     type_ = op.out.type
     assert isinstance(type_, ScaledType), "quantize gives a scaled tensor"

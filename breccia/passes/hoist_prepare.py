@@ -5,7 +5,7 @@ function's argument has the converted type from then on. A constant that is read
 
     func.func @f(%x: .., %w: !breccia.scaled<.., #r, #canonical>) attributes {breccia.constants = #breccia.ints[1]} {
       %v = breccia.convert_layout %w to #swizzled   ..
-    ->  func.func @f(%x: .., %w: !breccia.scaled<.., #r, #swizzled>) attributes {breccia.constants = #breccia.ints[1]} { .. }
+    ->  func.func @f(%x: .., %w: !breccia.scaled<.., #r, #swizzled>) attributes {breccia.constants = ..} { .. }
         func.func @prepare(%w: !breccia.scaled<.., #r, #canonical>) -> !breccia.scaled<.., #r, #swizzled> {
           %v = breccia.convert_layout %w to #swizzled
           func.return %v : .. }
@@ -58,8 +58,8 @@ def _constants(function: FuncOp) -> tuple[int, ...]:
     bad = [p for p in positions if not 0 <= p < count]
     if bad or len(set(positions)) < len(positions):
         raise PassError(
-            f"{CONSTANTS} of @{function.sym_name.data} is {list(positions)}; positions of {count} arguments are wanted, "
-            "each once"
+            f"{CONSTANTS} of @{function.sym_name.data} is {list(positions)}; positions of its {count} arguments are "
+            "wanted, each once"
         )
     return positions
 

@@ -1,7 +1,7 @@
 """Puts every op that computes into a kernel: one launch each. Contract: exact.
 
 Ops move unchanged. A gemm kernel holds one product with the conversions that only it reads and the elementwise ops and
-quantizations that follow it; a rowwise kernel holds what works on the same rows; a reduction of a whole tensor stands alone.
+quantizations that follow it; a rowwise kernel holds what works on the same rows; a reduction of all axes stands alone.
 `_grouping.py` decides; constants and widening conversions are repeated in every kernel that reads them.
 
     %h = breccia.matmul %a, %w                %y = breccia.kernel "gemm_0" in (%a, %w, %r) out (..) body (%a, %w, %r) {

@@ -1,7 +1,7 @@
 """Takes the scales that no tile can know out of `quantize`. Contract: exact.
 
-A kernel sees whole rows (the last axis) but tiles of all other axes. Where a level's block spans another axis (one scale
-for the tensor, NVFP4's outer level, one scale for a column), its amax is a reduction of its own, and `quantize` is given
+A kernel sees whole rows (the last axis) but tiles of all other axes. Where a level's block spans another axis (a scale
+for the tensor, NVFP4's outer level, a scale for a column), its amax is a reduction of its own, and `quantize` is given
 the scale. Levels that are given already (delayed and static scaling) need nothing.
 
     %q = breccia.quantize %x policy #p to #nvfp4
@@ -61,29 +61,32 @@ class SplitQuantize(BrecciaPass):
 
 def tiled_axes(shape: tuple[Dim, ...], block: Block) -> list[int]:
     """The axes that a block spans but a tile may not: all but the last, unless they have one entry."""
-    return [i for i, (size, b) in enumerate(zip(shape, block, strict=True)) if b is None and size != 1 and i < len(shape) - 1]
+    pairs = list(zip(shape, block, strict=True))[:-1]
+    return [i for i, (size, b) in enumerate(pairs) if b is None and size != 1]
 
 
 def _split(op: QuantizeOp, shared: dict[Hashable, SSAValue]) -> None:
     type_ = op.out.type
     assert isinstance(type_, ScaledType), "quantize gives a scaled tensor"
     recipe, shape = type_.recipe, type_.shape
-    given = op.properties["given"].data if "given" in op.properties else ()
+    given = op.data("given") if "given" in op.properties else ()
     blocks = recipe.blocks(type_.rank)
     apart = [i for i in range(len(blocks)) if tiled_axes(shape, blocks[i])]
     missing = [i for i in apart if i not in given]
     if apart and (recipe.zero_point is not None or recipe.offset is not None):
+        axis = tiled_axes(shape, blocks[apart[-1]])[0]
         raise UnsupportedError(
-            f"{_where(op)}quantize of {show_shape(shape)} to {type_.encoding}: a zero point or offset needs the range of its block, and "
-            f"blocks of {_text(blocks[apart[-1]])} span axis {tiled_axes(shape, blocks[apart[-1]])[0]}, which kernels see in "
-            f"tiles; let blocks run along the last axis, such as (1, 128), or use a symmetric recipe"
+            f"{_where(op)}quantize of {show_shape(shape)} to {type_.encoding}: a zero point or offset needs the range of its "
+            f"block, and blocks of {_text(blocks[apart[-1]])} span axis {axis}, which kernels see in tiles; let blocks run "
+            "along the last axis, such as (1, 128), or use a symmetric recipe"
         )
     if not missing:
         return
     if missing != [0]:
         raise UnsupportedError(
-            f"{_where(op)}quantize of {show_shape(shape)} to {type_.encoding}: the scales of level {missing[-1]} span a tiled axis and "
-            f"depend on the level outside it; only the outermost level can span one. Use one level, or finite blocks inside"
+            f"{_where(op)}quantize of {show_shape(shape)} to {type_.encoding}: the scales of level {missing[-1]} span a tiled "
+            "axis and depend on the level outside; only the outermost level can span one. Use one level, or finite "
+            "blocks inside"
         )
     scale = _scale(op, blocks[0], shared)
     scale.name_hint = f"{op.out.name_hint}_scale" if op.out.name_hint else None
@@ -170,8 +173,9 @@ def _reduced(op: QuantizeOp, x: SSAValue, block: Block) -> SSAValue:
         assert b is not None, "finite blocks only"
         if not isinstance(size, int) or size % b:
             raise UnsupportedError(
-                f"{_where(op)}quantize of {show_shape(shape)}: blocks of {_text(block)} span a tiled axis, and {dims.show(size)} is "
-                f"not known to be a multiple of {b}; use a static multiple of {b}, or blocks of 1 or of the whole axis"
+                f"{_where(op)}quantize of {show_shape(shape)}: blocks of {_text(block)} span a tiled axis, and "
+                f"{dims.show(size)} is not known to be a multiple of {b}; use a static multiple of {b}, or blocks of 1 or "
+                "of the whole axis"
             )
         split += [size // b, b]
         axes_of_blocks.append(len(split) - 1)

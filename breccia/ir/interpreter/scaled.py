@@ -80,6 +80,27 @@ def dequantize(value: ScaledValue, recipe: Recipe, mode: Mode) -> Array:
     return out
 
 
+def without_scales(value: ScaledValue, recipe: Recipe, levels: Sequence[int]) -> ScaledValue:
+    """`value` with the scales of some levels set to 1."""
+
+    def ones(scale: Array, fmt: Format) -> Array:
+        one = np.ones(scale.shape, np.float32)
+        return numerics.encode(one, fmt) if fmt.bits <= 8 else one.astype(scale.dtype)
+
+    scales = tuple(ones(s, recipe.levels[i].dtype) if i in levels else s for i, s in enumerate(value.scales))
+    return replace(value, scales=scales)
+
+
+def scaled_by(x: Array, value: ScaledValue, recipe: Recipe, levels: Sequence[int], mode: Mode) -> Array:
+    """`x` times the scales of some levels of `value`, innermost first."""
+    blocks, shape = recipe.blocks(value.codes.ndim), value.codes.shape
+    for i in reversed(levels):
+        scale = value.scales[i]
+        numbers = scale if scale.dtype == np.float64 else numerics.decode(scale, recipe.levels[i].dtype)
+        x = x * primitives.expand(numbers.astype(mode.real), blocks[i], shape)
+    return x
+
+
 def scale_from_amax(amax: Array, recipe: Recipe, policy: Policy, level: int, mode: Mode) -> Array:
     """The stored scales of a level from the amax of its blocks, rounded to float32 first."""
     if recipe.zero_point is not None or recipe.offset is not None:

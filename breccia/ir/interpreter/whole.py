@@ -124,20 +124,32 @@ def _dequantize(op: Any, values: list[Any], mode: Mode) -> list[Any]:
     return [scaled.dequantize(values[0], op.args[0].type.recipe, mode)]
 
 
-def operand(value: Value, type_: Any, compute: Any, mode: Mode) -> Array:
-    """A side of a matmul as numbers: decoded, then held in `compute` where that is set."""
-    if isinstance(value, ScaledValue):
+def operand(value: Value, type_: Any, compute: Any, place: Any, mode: Mode) -> Array:
+    """A side of a matmul as numbers. What enters the product is held in `compute`, where that is set: the elements, with
+    the scales placed at `operand`; all other scales multiply what is held."""
+    if not isinstance(value, ScaledValue):
+        return arithmetic.rounded(arithmetic.real(value, type_.dtype, mode), compute, mode)
+    late = [i for i, p in enumerate(place.data) if p != "operand"] if place is not None else []
+    if compute is None or not late:
         return arithmetic.rounded(scaled.dequantize(value, type_.recipe, mode), compute, mode)
-    return arithmetic.rounded(arithmetic.real(value, type_.dtype, mode), compute, mode)
+    bare = scaled.dequantize(scaled.without_scales(value, type_.recipe, late), type_.recipe, mode)
+    held = arithmetic.rounded(bare, compute, mode)
+    return scaled.scaled_by(held, value, type_.recipe, late, mode)
+
+
+def _sides(op: Any, values: list[Any], mode: Mode) -> tuple[Array, Array]:
+    places = (op.place_a, op.place_b)
+    x, y = (operand(v, o.type, op.compute, p, mode) for v, o, p in zip(values[:2], op.args[:2], places, strict=True))
+    return x, y
 
 
 def _matmul(op: Any, values: list[Any], mode: Mode) -> list[Any]:
-    a, b = (operand(v, o.type, op.compute, mode) for v, o in zip(values, op.args, strict=True))
+    a, b = _sides(op, values, mode)
     return [arithmetic.product(a, b, mode)]
 
 
 def _grouped_matmul(op: Any, values: list[Any], mode: Mode) -> list[Any]:
-    x, w = (operand(v, o.type, op.compute, mode) for v, o in zip(values[:2], op.args[:2], strict=True))
+    x, w = _sides(op, values, mode)
     offsets = [int(o) for o in values[2]]
     if offsets != sorted(offsets) or offsets[0] < 0 or offsets[-1] > x.shape[0]:
         raise InterpreterError(f"grouped_matmul: offsets {offsets} must rise from 0 or more to at most {x.shape[0]}")
