@@ -64,7 +64,7 @@ class _Check:
         self.program = [d.name for d in tiling.grid if d.kind != "reduction"]
         self.placed = list(self._place(windowed))
         self._known_points: dict[Any, dict[str, Array]] = {}
-        self._known_groups: dict[str, list[list[int]]] = {}
+        self._known_groups: dict[int, list[list[int]]] = {}
 
     def _place(self, windowed: Sequence[tuple[str, TensorType]]) -> Iterator[_Placed]:
         inputs = [(i, w) for i, w in enumerate(self.tiling.inputs) if w is not None]
@@ -100,7 +100,7 @@ class _Check:
                 )
             wrong = {s for s in dims.symbols(d.extent) & set(self.grid) if self.grid[s].kind == "reduction"}
             if wrong and d.kind != "reduction":
-                yield f"grid dimension {d.name}: its extent uses {', '.join(sorted(wrong))}, which runs inside a program"
+                yield f"grid dimension {d.name}: its extent uses {', '.join(sorted(wrong))}, a reduction dimension"
             unknown = dims.symbols(d.extent) - set(self.grid) - symbols
             if unknown:
                 yield (
@@ -161,7 +161,7 @@ class _Check:
         if min(shape, default=1) < 1 or min(blocks, default=1) < 1:
             return
         counts = [-(-n // b) for n, b in zip(shape, blocks, strict=True)]
-        for axes in self._known_groups.get(p.name) or self._known_groups.setdefault(p.name, self._groups(p)):
+        for axes in self._known_groups.get(id(p)) or self._known_groups.setdefault(id(p), self._groups(p)):
             yield from self._group_problems(p, axes, counts, sizes)
         if p.output and p.window.combine is None:
             yield from self._unused_dims(p, sizes)
