@@ -1,8 +1,8 @@
 """Whole `cast` and `dequantize` on NumPy against ml_dtypes: `python -m benchmarks.cast [--size 4096] [--runs 7]`.
 
-The yardstick for `cast` is `x.astype(float8_e4m3fn)` alone; a cast here is amax, scales, encoding and packing. The yardstick
-for `dequantize` is `codes.view(float8_e4m3fn).astype(float32)`. Yardsticks are measured first and last; all cases take turns
-in one process and one thread, and medians are compared.
+The yardstick for `cast` is `x.astype(float8_e4m3fn)` alone; a cast here is amax, scales, encoding and packing. The
+yardstick for `dequantize` is `codes.view(float8_e4m3fn).astype(float32)`. Yardsticks are measured first and last;
+all cases take turns in one process and one thread, and medians are compared.
 """
 
 from __future__ import annotations
@@ -76,11 +76,14 @@ def report(x: np.ndarray, times: dict[str, list[float]], runs: int) -> None:
     middle = {name: statistics.median(values) for name, values in times.items()}
     astype = statistics.median(times["astype first"] + times["astype last"])
     decode = statistics.median(times["decode first"] + times["decode last"])
+    yardsticks = (
+        f"yardsticks, first and last: astype(float8_e4m3fn) {middle['astype first']:.1f} {middle['astype last']:.1f}, "
+        f"view(float8_e4m3fn).astype(float32) {middle['decode first']:.1f} {middle['decode last']:.1f}"
+    )
     lines = [
         f"cast of {x.shape[0]}x{x.shape[1]} float32 (Gaussian), ms, median of {runs}; one process, one thread",
         _machine.describe("numpy", "ml_dtypes"),
-        f"yardsticks, first and last: astype(float8_e4m3fn) {middle['astype first']:.1f} {middle['astype last']:.1f}, "
-        f"view(float8_e4m3fn).astype(float32) {middle['decode first']:.1f} {middle['decode last']:.1f}",
+        yardsticks,
         "",
         f"{'recipe':20}{'cast':>9}{'x speed':>9}{'bar':>6}{'dequant.':>10}{'x speed':>9}{'bar':>6}{'peak/input':>12}",
     ]
@@ -91,13 +94,17 @@ def report(x: np.ndarray, times: dict[str, list[float]], runs: int) -> None:
         speed, back_speed = astype / cast, decode / back
         least = "" if bar is None else f"{DEQUANTIZE_BAR:.1f}"
         lines.append(
-            f"{name:20}{cast:9.1f}{speed:9.2f}{'' if bar is None else bar:>6}{back:10.1f}{back_speed:9.2f}{least:>6}{memory:12.2f}"
+            f"{name:20}{cast:9.1f}{speed:9.2f}{'' if bar is None else bar:>6}"
+            f"{back:10.1f}{back_speed:9.2f}{least:>6}{memory:12.2f}"
         )
         if bar is not None and (speed < bar or back_speed < DEQUANTIZE_BAR):
             missed.append(name)
         if memory >= MEMORY_BAR:
             missed.append(f"{name} (memory)")
-    lines += ["", f"bars: {'held' if not missed else 'MISSED by ' + ', '.join(missed)}; memory bar: under {MEMORY_BAR:g} x input"]
+    lines += [
+        "",
+        f"bars: {'held' if not missed else 'MISSED by ' + ', '.join(missed)}; memory bar: under {MEMORY_BAR:g} x input",
+    ]
     _machine.write("cast", "\n".join(lines))
     if missed:
         raise SystemExit(1)

@@ -3,7 +3,8 @@
 A format says how one code (a bit pattern) is read as a number. Nothing here computes on arrays: `decode_code` is the
 definition, one code at a time, and `numerics` is the fast way to the same values.
 
-Sources: OCP MX v1.0 (E8M0, FP8, FP6, FP4, MXINT8), OCP OFP8 v1.0 (E4M3FN, E5M2), ml_dtypes (spelling, FNUZ), QLoRA (NF4).
+Sources: OCP MX v1.0 (E8M0, FP8, FP6, FP4, MXINT8), OCP OFP8 v1.0 (E4M3FN, E5M2), ml_dtypes (spelling, FNUZ), QLoRA
+(NF4).
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Format:
     mantissa_bits: int = 0
     bias: int = 0
     nan: NanCode = "none"
-    """`all_ones`: exponent and mantissa all ones; `ieee`: exponent all ones and mantissa not 0; `negative_zero`: the code of -0."""
+    """`all_ones`: exponent and mantissa all ones; `ieee`: exponent all ones and mantissa not 0; `negative_zero`: the
+    code of -0."""
     infinity: bool = False
     zero: bool = True
     """False for E8M0 alone: its code 0 is 2**-127."""
@@ -190,9 +192,9 @@ mxint8 = Format("mxint8", "mxint8", "int", 8, fraction_bits=6)
 nf4 = Format(
     "nf4", "nf4", "codebook", 4,
     codebook=(
-        -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
-        -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
-        0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+        -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+        -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
+        0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
     ),
 )  # fmt: skip
 """NormalFloat4 (QLoRA, Dettmers et al. 2023, appendix E), as float32 values."""

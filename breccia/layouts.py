@@ -1,8 +1,9 @@
 """Layouts: in which order elements or scales lie in memory, and how a grid of scales covers a tensor.
 
-Two families. A `MemoryLayout` is a bijection from logical index to storage offset plus the value of padding: what hardware
-wants. A `BlockLayout` says which elements share a scale, as breccia 0.1 spelled it (`PerTensor`, `PerBlockK` ...). On disk
-and at the API everything is canonical: row-major, sub-byte codes packed with the first code in the lowest bits.
+Two families. A `MemoryLayout` is a bijection from logical index to storage offset plus the value of padding: what
+hardware wants. A `BlockLayout` says which elements share a scale, as breccia 0.1 spelled it (`PerTensor`,
+`PerBlockK` ...). On disk and at the API everything is canonical: row-major, sub-byte codes packed with the first
+code in the lowest bits.
 
 Formulas: cuBLAS 128x4 (docs.nvidia.com/cuda/nvmath-python), DeepGEMM `utils/layout.hpp`, aiter `ops/shuffle.py`.
 """
@@ -64,7 +65,7 @@ class PerTensor(BlockLayout):
     def block(self, rank: int) -> Block:
         return (None,) * rank
 
-    def scale_shape(self, shape: Shape) -> Shape:
+    def scale_shape(self, shape: Shape) -> Shape:  # noqa: ARG002 # one scale, whatever the shape
         return ()
 
 
@@ -160,8 +161,8 @@ class MemoryLayout(Layout):
     """A bijection from logical index to storage offset, and what lies in the places that no index maps to.
 
     Invariants: `index` is one to one on a logical shape and stays below the product of `shape`; it uses only
-    `+ * // %`, so that coordinates may be integers, arrays or symbols. Matrices are the last two axes; `pack` and `unpack`
-    pass leading axes through.
+    `+ * // %`, so that coordinates may be integers, arrays or symbols. Matrices are the last two axes; `pack` and
+    `unpack` pass leading axes through.
     """
 
     pad_value: int = 0
@@ -260,8 +261,9 @@ class Packed4(MemoryLayout):
 
 @dataclass(frozen=True)
 class Swizzle128x4(MemoryLayout):
-    """Scales as tcgen05 and cuBLAS want them: tiles of 128 rows x 4 columns, 512 bytes each, rows r, r+32, r+64, r+96 of a
-    tile side by side. Rows are padded to 128, columns to 4."""
+    """Scales as tcgen05 and cuBLAS want them: tiles of 128 rows x 4 columns, 512 bytes each, rows r, r+32, r+64,
+    r+96 of a tile side by side. Rows are padded to 128, columns to 4.
+    """
 
     name: ClassVar[str] = "swizzle_128x4"
 
@@ -294,7 +296,8 @@ class MnMajor(MemoryLayout):
 @dataclass(frozen=True)
 class PackedUe8m0x4(MemoryLayout):
     """Four E8M0 codes along K in one 32-bit word, the first in its lowest byte; words first axis fastest, padded to
-    `align` (DeepGEMM on Blackwell). Storage is bytes `(ceil(columns / 4), rows, 4)`; view as int32 for the kernel."""
+    `align` (DeepGEMM on Blackwell). Storage is bytes `(ceil(columns / 4), rows, 4)`; view as int32 for the kernel.
+    """
 
     name: ClassVar[str] = "packed_ue8m0x4"
     align: int = 4

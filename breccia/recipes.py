@@ -2,9 +2,9 @@
 
     x[i] = (E(e[i]) - zero[i // block]) * s_innermost[i // block] * ... * s_outermost[i // block] + offset[i // block]
 
-Each product is rounded to float32, innermost scale first; that is the whole meaning of a recipe. Blocks are given for the
-trailing axes: `(1, 32)` on a tensor of rank 3 is `(1, 1, 32)`. An entry of None spans the whole axis, and a block of None
-spans the whole tensor. The last block of an axis may be partial.
+Each product is rounded to float32, innermost scale first; that is the whole meaning of a recipe. Blocks are given
+for the trailing axes: `(1, 32)` on a tensor of rank 3 is `(1, 1, 32)`. An entry of None spans the whole axis, and a
+block of None spans the whole tensor. The last block of an axis may be partial.
 
 Nothing outside this file may branch on a recipe's name. To add a recipe, add one `_named` entry.
 """
@@ -96,27 +96,32 @@ class Policy:
     amax: Amax = "current"
     scale: ScaleRule = "exact"
     division: Division = "divide"
-    """`reciprocal`: amax times 1/m rounded to float32, as XLA and some kernels do; half of the scales differ by an ulp."""
+    """`reciprocal`: amax times 1/m rounded to float32, as XLA and some kernels do; half of the scales differ by an
+    ulp."""
     rounding: Rounding = "rne"
     overflow: Overflow = "saturate"
-    """What an element too large becomes: the largest finite one, or the format's infinity, else its NaN, else the largest."""
+    """What an element too large becomes: the largest finite one, or the format's infinity, else its NaN, else the
+    largest."""
     nonfinite: NonFinite = "poison"
     """A block that holds NaN or Inf: `poison` gives it a NaN scale, so that it decodes to NaN and no other block does;
-    `saturate` takes Inf for the largest finite float32 (NaN still poisons); `error` raises FormatError. Where all scales
-    are given and the element has a NaN, that element alone becomes NaN."""
+    `saturate` takes Inf for the largest finite float32 (NaN still poisons); `error` raises FormatError. Where all
+    scales are given and the element has a NaN, that element alone becomes NaN."""
     zero_scale: ZeroScale = "one"
-    """The scale of a block of zeros: 1, the smallest positive one of its format, or 0 (the smallest where there is no 0)."""
+    """The scale of a block of zeros: 1, the smallest positive one of its format, or 0 (the smallest where there is
+    no 0)."""
     max: float | None = None
     """The element value that amax is mapped to; None for the largest finite element. INT4 in torchao: 7.5."""
     scale_min: float | None = None
-    """Scales below this are raised to it (after rounding); None for the smallest positive value of the scale's format."""
+    """Scales below this are raised to it (after rounding); None for the smallest positive value of the scale's
+    format."""
     amax_min: float | None = None
     """amax below this is raised to it, as DeepGEMM does at 1e-4; a block of zeros too."""
     history: int = 1024
     """Delayed scaling only: how many amax values are kept."""
     history_rule: Literal["max", "most_recent"] = "max"
     margin: int = 0
-    """Delayed scaling only: scales are multiplied by 2**margin, so that amax may grow by that much before it saturates."""
+    """Delayed scaling only: scales are multiplied by 2**margin, so that amax may grow by that much before it
+    saturates."""
 
     def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():
@@ -189,7 +194,9 @@ class Recipe:
         return self.permuted(tuple(order))
 
     def permuted(self, order: tuple[int, ...]) -> Recipe:
-        """The recipe of a tensor whose axes are permuted: new axis i is old axis `order[i]`; itself where nothing changes."""
+        """The recipe of a tensor whose axes are permuted: new axis i is old axis `order[i]`; itself where nothing
+        changes.
+        """
         rank = len(order)
         levels = tuple(
             level if moved == level.resolve(rank) else replace(level, block=moved)
@@ -256,6 +263,7 @@ def resolve_block(block: Block | None, rank: int) -> Block:
 
 
 def normalize_axis(axis: int, rank: int) -> int:
+    """The axis counted from the front; ShapeError if a tensor of `rank` axes has no such axis."""
     if isinstance(axis, bool) or not isinstance(axis, int) or not -rank <= axis < rank:
         raise ShapeError(f"axis {axis!r} is out of range for a tensor of rank {rank}; allowed: {-rank} to {rank - 1}")
     return axis % rank
@@ -281,8 +289,8 @@ _NAMED: dict[str, Recipe] = {}
 _TORCHAO_FP8 = "torchao 0.18 Float8Tensor.from_hp, except blocks of zeros, NaN or infinity"
 _TORCHAO_MX = "torchao 0.18 to_mx in mode RCEIL, except NaN, infinity and amax below 2**-118"
 _NVFP4 = (
-    "scales: torchao 0.18 nvfp4_quantize with Policy(scale_min=2**-6); elements too, except some ties, as torchao multiplies "
-    "by a reciprocal"
+    "scales: torchao 0.18 nvfp4_quantize with Policy(scale_min=2**-6); elements too, except some ties, as torchao "
+    "multiplies by a reciprocal"
 )
 _CT_INT = "compressed-tensors 0.20 calculate_qparams and quantize, except blocks of zeros"
 

@@ -48,8 +48,8 @@ class ScalingRecipe(Recipe):
 class DelayedScaling(ScalingRecipe):
     """FP8 per tensor, scaled by the largest amax of the last `amax_history_len` steps times 2**margin.
 
-    `cast` without a scale uses the tensor's own amax, a history of one. Raises RecipeError for a history shorter than 1 or
-    a negative margin.
+    `cast` without a scale uses the tensor's own amax, a history of one. Raises RecipeError for a history shorter
+    than 1 or a negative margin.
 
     >>> DelayedScaling(margin=1).policy.margin
     1
@@ -134,7 +134,9 @@ class MXFP8BlockScaling(ScalingRecipe):
 
 
 class NVFP4BlockScaling(ScalingRecipe):
-    """NVFP4: E2M1 with an E4M3 scale for each 16 elements and a float32 scale for the tensor (0.1 had only the former)."""
+    """NVFP4: E2M1 with an E4M3 scale for each 16 elements and a float32 scale for the tensor (0.1 had only the
+    former).
+    """
 
     name: ClassVar[str] = "nvfp4"
     fp4_format: str

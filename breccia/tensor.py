@@ -9,15 +9,14 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from breccia.numerics import blocks
 from breccia.errors import DTypeError, RecipeError, ShapeError
 from breccia.layouts import BlockLayout, Layout, of_recipe
-from breccia.numerics import Components, pack, unpack
+from breccia.numerics import Components, blocks, pack, unpack
 from breccia.numerics import dequantize as dequantize_components
 from breccia.numerics import quantize as quantize_array
 from breccia.numerics.fast import dequantize_storage
 from breccia.numerics.scale_rules import scale_shape
-from breccia.numerics.storage import Array, Shape, element_storage, level_storage, packed_shape, storage_dtype
+from breccia.numerics.storage import Array, Shape, element_storage, level_storage, storage_dtype
 from breccia.recipes import Recipe, normalize_axis
 
 _LOGICAL = ("float32", "bfloat16", "float16", "float64")
@@ -28,9 +27,9 @@ class ScaledTensor:
 
     Invariants, checked on construction: `data` is canonical storage (row-major; 4-bit elements two a byte, low nibble
     first along the last axis; 6-bit elements four in three bytes; others one a byte); `scales` has one array for each
-    level of `recipe`, outermost first, in the level's storage dtype and shape; `zero_point` and `offset` are there exactly
-    if the recipe has them, in the innermost scales' shape; `layout` says the same blocks as `recipe`. Frozen. Offsets are
-    64-bit: more than 2**31 elements are fine.
+    level of `recipe`, outermost first, in the level's storage dtype and shape; `zero_point` and `offset` are there
+    exactly if the recipe has them, in the innermost scales' shape; `layout` says the same blocks as `recipe`.
+    Frozen. Offsets are 64-bit: more than 2**31 elements are fine.
 
     data: element buffer: storage, or one code a byte, or an ml_dtypes array of the element format (a view of it).
     scale: innermost scales. recipe: how to decode. layout: 0.1's block descriptor, or None to take it from the recipe.
@@ -172,12 +171,10 @@ class ScaledTensor:
         if self._key() != other._key():
             return False
         mine, theirs = self._arrays(), other._arrays()
-        return len(mine) == len(theirs) and all(
-            a.tobytes() == b.tobytes() for a, b in zip(mine, theirs, strict=True)
-        )
+        return len(mine) == len(theirs) and all(a.tobytes() == b.tobytes() for a, b in zip(mine, theirs, strict=True))
 
     def __hash__(self) -> int:
-        return hash((self._key(), *(zlib.crc32(np.ascontiguousarray(s)) for s in self.scales if s.size)))
+        return hash((self._key(), *(zlib.crc32(s.tobytes()) for s in self.scales if s.size)))
 
     def _key(self) -> tuple[Any, ...]:
         recipe = self.recipe
@@ -243,7 +240,9 @@ class ScaledTensor:
         Raises BlockBorderError for a slice that cuts a block, naming the nearest borders; IndexError out of range.
         """
         cut = blocks.cut(key, self.shape, self.recipe)
-        side = [blocks.cut_grid(a, cut, level) for a, level in zip(self._side_arrays(), self._side_levels(), strict=True)]
+        side = [
+            blocks.cut_grid(a, cut, level) for a, level in zip(self._side_arrays(), self._side_levels(), strict=True)
+        ]
         return self._like(self.codes()[cut.key], side, blocks.drop_axes(self.recipe, cut, self.ndim))
 
     def reshape(self, *shape: Any) -> ScaledTensor:
@@ -287,8 +286,8 @@ def _checked_recipe(recipe: object) -> Recipe:
         raise RecipeError("recipe is required (see breccia.recipes)")
     if not isinstance(recipe, Recipe):
         raise DTypeError(
-            f"unsupported recipe: {recipe if isinstance(recipe, type) else type(recipe).__name__}; give an instance, such "
-            "as breccia.Float8CurrentScaling() or breccia.recipes.mxfp8_e4m3"
+            f"unsupported recipe: {recipe if isinstance(recipe, type) else type(recipe).__name__}; give an instance, "
+            "such as breccia.Float8CurrentScaling() or breccia.recipes.mxfp8_e4m3"
         )
     return recipe
 
@@ -366,9 +365,13 @@ def _checked_layout(layout: Layout | None, recipe: Recipe, shape: Shape, scale: 
     if layout is None:
         return own
     if not isinstance(layout, BlockLayout):
-        raise DTypeError(f"layout must be a breccia layout such as PerBlockK(128), or None, got {type(layout).__name__}")
+        raise DTypeError(
+            f"layout must be a breccia layout such as PerBlockK(128), or None, got {type(layout).__name__}"
+        )
     if layout.scale_shape(shape) != scale.shape or layout.block(len(shape)) != recipe.blocks(len(shape))[-1]:
-        raise ShapeError(f"layout {layout!r} does not say the blocks of {recipe!r} on shape {shape}; use {own!r} or None")
+        raise ShapeError(
+            f"layout {layout!r} does not say the blocks of {recipe!r} on shape {shape}; use {own!r} or None"
+        )
     return layout
 
 
@@ -403,7 +406,8 @@ def from_components(components: Components, recipe: Recipe, dtype: Any = "float3
 def from_buffer(
     data: Any, scale: Any, recipe: Recipe, layout: Layout | None = None, zero_point: Any = None, **extra: Any
 ) -> ScaledTensor:
-    """The ScaledTensor of existing buffers, without copying where storage is canonical; the constructor under 0.1's name.
+    """The ScaledTensor of existing buffers, without copying where storage is canonical; the constructor under 0.1's
+    name.
 
     >>> from breccia import Float8CurrentScaling
     >>> from_buffer(np.array([[56]], np.uint8), np.float32(2), Float8CurrentScaling()).numpy().tolist()
@@ -417,10 +421,10 @@ def cast_array(
 ) -> ScaledTensor:
     """Encode an array: the eager `cast`.
 
-    x: array of rank 1 or more and any real dtype. axis: where the recipe's last axis lies; it is recorded in the recipe of
-    the result. dtype: logical dtype of the result; by default that of x if float16 or bfloat16, else float32.
-    seed: for stochastic rounding. scale: known scales (static or delayed scaling): the innermost ones, or a tuple of all
-    levels, outermost first.
+    x: array of rank 1 or more and any real dtype. axis: where the recipe's last axis lies; it is recorded in the
+    recipe of the result. dtype: logical dtype of the result; by default that of x if float16 or bfloat16, else float32.
+    seed: for stochastic rounding. scale: known scales (static or delayed scaling): the innermost ones, or a tuple of
+    all levels, outermost first.
 
     Raises ShapeError for rank 0 or a bad axis, DTypeError for complex input or something that is no recipe, RecipeError
     where a static recipe gets no scale.
@@ -458,7 +462,9 @@ def _given_scales(scale: Any, recipe: Recipe, shape: Shape) -> tuple[Array, ...]
 
         values = decode(array, level.dtype)
         if bool(np.any(~(values > 0))) or bool(np.any(np.isinf(values))):
-            raise RecipeError(f"scales given for {recipe!r} must be positive and finite; a scale is what elements are multiplied by")
+            raise RecipeError(
+                f"scales given for {recipe!r} must be positive and finite; a scale is what elements are multiplied by"
+            )
     return arrays
 
 
@@ -475,8 +481,9 @@ def requantize(st: ScaledTensor, recipe: Recipe, axis: int = -1, seed: int | Non
 def concat(tensors: Sequence[ScaledTensor], axis: int = 0) -> ScaledTensor:
     """Tensors behind each other along `axis`, without decoding.
 
-    Legal where no block is joined across a border: every part but the last ends on a block border of the axis, or, where a
-    scale spans the axis, all parts have the same scale. Raises BlockBorderError, ShapeError or RecipeError otherwise.
+    Legal where no block is joined across a border: every part but the last ends on a block border of the axis, or,
+    where a scale spans the axis, all parts have the same scale. Raises BlockBorderError, ShapeError or RecipeError
+    otherwise.
 
     >>> from breccia import recipes
     >>> st = cast_array([[1.0, 2.0]], recipes.mxfp4)
@@ -496,8 +503,3 @@ def concat(tensors: Sequence[ScaledTensor], axis: int = 0) -> ScaledTensor:
     ]
     codes = np.concatenate([t.codes() for t in tensors], axis=axis)
     return first._like(codes, joined, first.recipe)  # pyright: ignore[reportPrivateUsage]
-
-
-__all__ = [
-    "ScaledTensor", "cast_array", "concat", "from_buffer", "from_components", "logical_dtype", "packed_shape", "requantize",
-]  # fmt: skip

@@ -116,6 +116,7 @@ def test_bad_parameters_are_value_errors(make, text):
 
 def test_zero_point_errors_keep_their_words():
     st = cast_array(X, INT4Scaling(symmetric=False))
+    assert st.zero_point is not None
     assert st.zero_point.shape == st.scale.shape
     with pytest.raises(ValueError, match=r"zero_point.shape"):
         ScaledTensor(st.data, st.scale, st.recipe, st.layout, st.zero_point[:4])
@@ -157,6 +158,8 @@ def test_what_0_1_refused_or_got_wrong():
     one_nan[0, 0] = np.nan
     got = cast_array(one_nan, MXFP8BlockScaling()).numpy()
     assert np.isnan(got).sum() == 32
-    weight = cast_array(np.random.default_rng(2).standard_normal((256, 256)).astype(np.float32), Float8BlockScaling(), axis=0)
+    weight = cast_array(
+        np.random.default_rng(2).standard_normal((256, 256)).astype(np.float32), Float8BlockScaling(), axis=0
+    )
     assert weight.recipe.blocks(2) == ((128, 1),)
     assert weight.scale.shape == (2, 256)

@@ -17,7 +17,7 @@ def test_index_is_one_to_one_and_in_range(layout, rows, columns):
     offsets = layout.index(np.arange(rows)[:, None], np.arange(columns)[None, :], (rows, columns)).reshape(-1)
     assert np.unique(offsets).size == rows * columns
     room = np.prod(layout.shape((rows, columns))) * (2 if layout is layouts.packed4 else 1)
-    assert 0 <= offsets.min() and offsets.max() < room  # noqa: PT018
+    assert offsets.min() >= 0 and offsets.max() < room  # noqa: PT018
     assert layout.index(rows - 1, columns - 1, (rows, columns)) == offsets[-1]
 
 

@@ -27,7 +27,8 @@ def test_the_issue_asks_for_these():
             assert {f"int4_g{block}_{scale}", f"uint4_g{block}_{scale}"} <= ALL.keys()
     assert {
         "float8_tensor", "float8_row", "float8_1x128", "float8_128x128", "float8_1x128_e8m0", "float8_128x128_e8m0",
-        "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4", "mxint8", "nvfp4", "nvfp4_16x16", "int8_row", "nf4",
+        "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4", "mxint8", "nvfp4",
+        "nvfp4_16x16", "int8_row", "nf4",
     } <= ALL.keys()  # fmt: skip
 
 
@@ -72,9 +73,18 @@ def test_names_and_provenance_do_not_decide_equality():
         (lambda: Offset(formats.uint4), "a float, not uint4"),
         (lambda: Recipe("float8_e4m3fn", (Level(formats.float32),)), "give a format"),
         (lambda: Recipe(formats.int4, ()), "at least one Level"),
-        (lambda: Recipe(formats.int4, (Level(formats.float8_e8m0fnu, (1, 32)),)), "powers of two.*'ceil', 'floor' or 'even'"),
-        (lambda: Recipe(formats.int4, (Level(formats.float32, (1, 16)), Level(formats.float32))), "outermost to innermost"),
-        (lambda: Recipe(formats.int4, (Level(formats.float32, (1, 48)), Level(formats.float32, (1, 32)))), "whole number"),
+        (
+            lambda: Recipe(formats.int4, (Level(formats.float8_e8m0fnu, (1, 32)),)),
+            "powers of two.*'ceil', 'floor' or 'even'",
+        ),
+        (
+            lambda: Recipe(formats.int4, (Level(formats.float32, (1, 16)), Level(formats.float32))),
+            "outermost to innermost",
+        ),
+        (
+            lambda: Recipe(formats.int4, (Level(formats.float32, (1, 48)), Level(formats.float32, (1, 32)))),
+            "whole number",
+        ),
         (lambda: Policy(scale="nearest"), "allowed: exact, floor, ceil, even"),
         (lambda: Policy(history=0), "at least 1"),
         (lambda: Policy(margin=-1), "at least 0"),

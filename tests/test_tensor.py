@@ -30,7 +30,9 @@ def gaussian(*shape: int) -> np.ndarray:
 def test_bits_per_value_are_true(name, bits):
     st = cast_array(gaussian(256, 1024), ALL[name])
     assert st.bits_per_value == pytest.approx(bits, abs=1e-3)
-    assert st.nbytes == st.data.nbytes + sum(s.nbytes for s in st.scales) + (st.zero_point.nbytes if st.zero_point is not None else 0)
+    assert st.nbytes == st.data.nbytes + sum(s.nbytes for s in st.scales) + (
+        st.zero_point.nbytes if st.zero_point is not None else 0
+    )
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -38,7 +40,7 @@ def test_bits_per_value_are_true(name, bits):
 def test_transpose_is_the_transpose_of_the_values(name, shape):
     st = cast_array(gaussian(*shape), ALL[name])
     assert np.array_equal(st.T.numpy(), st.numpy().T)
-    assert st.T.T == st
+    assert st == st.T.T
     order = tuple(np.roll(range(len(shape)), 1).tolist())
     assert np.array_equal(st.transpose(order).numpy(), st.numpy().transpose(order))
     assert np.array_equal(st.transpose(*order).numpy(), st.numpy().transpose(order))
@@ -147,7 +149,9 @@ def test_concat_refuses_what_would_join_blocks():
     with pytest.raises(ShapeError, match="differ on another axis"):
         concat([a, b])
     with pytest.raises(RecipeError, match="scales differ"):
-        concat([cast_array(gaussian(4, 64), recipes.float8_tensor), cast_array(2 * gaussian(4, 64), recipes.float8_tensor)])
+        concat(
+            [cast_array(gaussian(4, 64), recipes.float8_tensor), cast_array(2 * gaussian(4, 64), recipes.float8_tensor)]
+        )
     with pytest.raises(ShapeError, match="at least one"):
         concat([])
 
@@ -231,7 +235,7 @@ def test_outer_levels_left_out_are_one():
     ({"scale": np.ones((4, 2), np.float32)}, DTypeError, "uint8, float8_e8m0fnu, got float32"),
     ({"scale": 3}, DTypeError, "scale must be array-like"),
     ({"data": [1]}, DTypeError, "data must be array-like"),
-    ({"data": np.zeros((4, 64), ml_dtypes.float8_e4m3fnuz)}, DTypeError, "float8_e4m3fnuz.*same bits mean other values"),
+    ({"data": np.zeros((4, 64), ml_dtypes.float8_e4m3fnuz)}, DTypeError, "fnuz.*same bits mean other values"),
     ({"data": np.zeros((4, 64), ml_dtypes.float8_e5m2)}, DTypeError, "cannot be taken from an array of float8_e5m2"),
     ({"data": np.zeros((4, 64), np.float32)}, DTypeError, "float32; allowed: uint8"),
     ({"data": np.zeros((), np.uint8)}, ShapeError, "at least 1-D"),
@@ -275,7 +279,7 @@ def test_cast_refuses_what_it_cannot_take():
         cast_array(np.float32(1), recipes.mxfp4)
     with pytest.raises(ShapeError, match="allowed: -2 to 1"):
         cast_array([[1.0]], recipes.mxfp4, axis=2)
-    with pytest.raises(DTypeError, match="complex64.*x.real"):
+    with pytest.raises(DTypeError, match=r"complex64.*x\.real"):
         cast_array(np.ones((2, 2), np.complex64), recipes.mxfp4)
     with pytest.raises(DTypeError, match="unsupported recipe: <class"):
         cast_array([[1.0]], type(recipes.mxfp4))

@@ -15,7 +15,8 @@ from breccia.errors import DTypeError, UnsupportedError
 from breccia.recipes import Block
 
 Array = Any
-"""An array of any supported library; the primitives below say what may be done with it besides `+ - * & | ^ ~ < == []`."""
+"""An array of any supported library; the primitives below say what may be done with it besides `+ - * & | ^ ~ < ==
+[]`."""
 
 _ALIASES = {"jaxlib": "jax", "ml_dtypes": "numpy", "builtins": "numpy"}
 _LIBRARIES = ("numpy", "torch", "jax", "mlx")
@@ -27,8 +28,10 @@ class Primitives(Protocol):
     dtypes are named by strings in NumPy's spelling. `block` has one entry for each axis; None spans the axis.
     """
 
-    TABLES: bool
-    """True where a gather from a table of 128 Ki bytes is the fastest encoder."""
+    @property
+    def TABLES(self) -> bool:
+        """True where a gather from a table of 256 KiB is the fastest encoder."""
+        ...
 
     def as_float32(self, x: Any) -> Array: ...
     def dtype_name(self, x: Array) -> str: ...
@@ -53,7 +56,12 @@ class Primitives(Protocol):
     def block_range(self, x: Array, block: Block) -> tuple[Array, Array]: ...
     def expand(self, grid: Array, ratio: Block, shape: tuple[int, ...]) -> Array: ...
     def map_blocks(
-        self, function: Callable[..., Array], operands: tuple[Array, ...], grids: tuple[Array, ...], block: Block, dtype: str
+        self,
+        function: Callable[..., Array],
+        operands: tuple[Array, ...],
+        grids: tuple[Array, ...],
+        block: Block,
+        dtype: str,
     ) -> Array: ...
     def pack_nibbles(self, codes: Array) -> Array: ...
     def unpack_nibbles(self, packed: Array, length: int) -> Array: ...
@@ -74,7 +82,9 @@ def library(x: Any) -> str:
             return name
     if isinstance(x, (bool, int, float, complex, list, tuple)) or hasattr(x, "__array__") or hasattr(x, "__buffer__"):
         return "numpy"
-    raise DTypeError(f"{type(x).__name__} is not an array; allowed: arrays of {', '.join(_LIBRARIES)}, lists and numbers")
+    raise DTypeError(
+        f"{type(x).__name__} is not an array; allowed: arrays of {', '.join(_LIBRARIES)}, lists and numbers"
+    )
 
 
 def namespace(x: Any) -> Primitives:

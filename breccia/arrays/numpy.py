@@ -50,49 +50,60 @@ def as_float32(x: Any) -> Array:
 
 
 def dtype_name(x: Array) -> str:
+    """The name of a dtype, byte order aside."""
     return np.asarray(x).dtype.newbyteorder("=").name
 
 
 def shape(x: Array) -> tuple[int, ...]:
+    """The shape, also of lists and numbers."""
     return np.shape(x)
 
 
 def bitcast(x: Array, dtype: str) -> Array:
+    """The same bits as another dtype of the same width."""
     return np.asarray(x).view(np.dtype(dtype))
 
 
 def convert(x: Array, dtype: str) -> Array:
+    """The values in another dtype."""
     with np.errstate(all="ignore"):
         return np.asarray(x).astype(np.dtype(dtype), copy=False)
 
 
 def constant(values: Sequence[int] | Sequence[float], dtype: str) -> Array:
+    """A read-only array of values that never change."""
     array = np.array(values, np.dtype(dtype))
     array.setflags(write=False)
     return array
 
 
 def full(shape: tuple[int, ...], value: float, dtype: str) -> Array:
+    """An array of one value."""
     return np.full(shape, value, np.dtype(dtype))
 
 
 def where(condition: Array, a: Any, b: Any) -> Array:
+    """Entries of `a` where the condition holds, else of `b`."""
     return np.where(condition, a, b)
 
 
 def minimum(a: Any, b: Any) -> Array:
+    """The smaller of two, entry by entry."""
     return np.minimum(a, b)
 
 
 def maximum(a: Any, b: Any) -> Array:
+    """The larger of two, entry by entry."""
     return np.maximum(a, b)
 
 
 def take(table: Array, index: Array) -> Array:
+    """Entries of a one-dimensional table."""
     return table.take(index)
 
 
 def take_first_axis(x: Array, index: Array) -> Array:
+    """Entries along the first axis."""
     return x[index.astype(np.int64)]
 
 
@@ -102,6 +113,7 @@ def searchsorted(thresholds: Array, x: Array) -> Array:
 
 
 def any(x: Array) -> bool:
+    """Whether any entry is true, as a Python bool."""
     return bool(np.any(x))
 
 
@@ -130,6 +142,7 @@ def add(a: Array, b: Array) -> Array:
 
 
 def reshape(x: Array, shape: tuple[int, ...]) -> Array:
+    """Another shape, row-major."""
     return np.reshape(x, shape)
 
 
@@ -181,6 +194,7 @@ def spread(grid: Array, part: tuple[slice, ...]) -> Array:
 
 
 def cut_grid(array: Array, axis: int, piece: slice) -> Array:
+    """A piece of an axis; the whole where the axis is one long, to be broadcast."""
     return array if array.shape[axis] == 1 else array[(slice(None),) * axis + (piece,)]
 
 
@@ -242,7 +256,7 @@ def expand(grid: Array, ratio: Block, shape: tuple[int, ...]) -> Array:
         if count == 1 or (count is None and size == 1):
             continue
         if count is None:
-            grid = np.broadcast_to(grid, grid.shape[:axis] + (size,) + grid.shape[axis + 1 :])
+            grid = np.broadcast_to(grid, (*grid.shape[:axis], size, *grid.shape[axis + 1 :]))
         else:
             grid = np.repeat(grid, count, axis=axis)[(slice(None),) * axis + (slice(0, size),)]
     return grid

@@ -1,7 +1,8 @@
 """IEEE float32 product and quotient on integers, for hosts that flush subnormal numbers to zero.
 
-Some programs switch a thread to flush-to-zero (torch.set_flush_denormal, code linked with -ffast-math). Scales of 2**-127
-are subnormal, so hardware arithmetic would then lose whole blocks. The routines here never touch floating point.
+Some programs switch a thread to flush-to-zero (torch.set_flush_denormal, code linked with -ffast-math). Scales of
+2**-127 are subnormal, so hardware arithmetic would then lose whole blocks. The routines here never touch floating
+point.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ def host_flushes() -> bool:
 
 
 def _significand(bits: Array) -> tuple[Array, Array]:
-    """(24-bit significand with its top bit set, exponent) of finite non-zero magnitudes: value = significand * 2**exponent."""
+    """(24-bit significand with its top bit set, exponent) of finite non-zero magnitudes: value = significand *
+    2**exponent.
+    """
     exponent = (bits >> 23).astype(np.int64)
     fraction = (bits & 0x7FFFFF).astype(np.int64)
     # A conversion from integer is exact and normal, so its exponent field is the position of the top bit.
@@ -36,7 +39,9 @@ def _significand(bits: Array) -> tuple[Array, Array]:
 
 
 def _round(significand: Array, exponent: Array) -> Array:
-    """Magnitude bits of significand * 2**exponent to nearest even; the significand has 26 to 62 bits, sticky bit included."""
+    """Magnitude bits of significand * 2**exponent to nearest even; the significand has 26 to 62 bits, sticky bit
+    included.
+    """
     top = (significand >> 24).astype(np.float64).view(np.uint64) >> np.uint64(52)
     length = top.astype(np.int64) - 1023 + 25
     quantum = np.maximum(exponent + length - 24, -149)

@@ -1,7 +1,7 @@
 """What recipes mean, computed: encode, decode, scale rules, quantize, dequantize, pack.
 
-Written once over the primitives of `breccia.arrays`; on NumPy it is the reference for every target. Elements are unsigned
-codes here; packed storage and dtype views belong to `ScaledTensor`.
+Written once over the primitives of `breccia.arrays`; on NumPy it is the reference for every target. Elements are
+unsigned codes here; packed storage and dtype views belong to `ScaledTensor`.
 """
 
 from breccia.numerics.decode import decode as decode

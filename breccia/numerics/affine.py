@@ -51,7 +51,9 @@ def _supported(recipe: Recipe) -> None:
     if recipe.zero_point is not None and recipe.offset is not None:
         raise UnsupportedError(f"{recipe!r} has a zero point and an offset; such tensors can be decoded, not encoded")
     if recipe.offset is not None and element.signed:
-        raise UnsupportedError(f"an offset can be encoded for unsigned integers only, not {element.name}; use u{element.name}")
+        raise UnsupportedError(
+            f"an offset can be encoded for unsigned integers only, not {element.name}; use u{element.name}"
+        )
 
 
 def _range(xp: Primitives, x: Array, recipe: Recipe) -> tuple[Array, Array, Array, Array]:
@@ -70,7 +72,13 @@ def _range(xp: Primitives, x: Array, recipe: Recipe) -> tuple[Array, Array, Arra
 
 
 def _scales(
-    xp: Primitives, low: Array, high: Array, bad: Array, recipe: Recipe, given: tuple[Array, ...], shape: tuple[int, ...]
+    xp: Primitives,
+    low: Array,
+    high: Array,
+    bad: Array,
+    recipe: Recipe,
+    given: tuple[Array, ...],
+    shape: tuple[int, ...],
 ) -> tuple[Array, ...]:
     from breccia.numerics.quantize import outer_product
     from breccia.numerics.scale_rules import block_ratio
@@ -107,7 +115,9 @@ def _around_zero(
     element = recipe.element
     if recipe.zero_point is None:
         raise FormatError(f"{recipe!r} has no zero point")
-    zero = xp.reshape(decode(points, recipe.zero_point.dtype), grid_shape(xp.shape(x), recipe.blocks(len(xp.shape(x)))[-1]))
+    zero = xp.reshape(
+        decode(points, recipe.zero_point.dtype), grid_shape(xp.shape(x), recipe.blocks(len(xp.shape(x)))[-1])
+    )
     zero = xp.convert(zero, "int32")
 
     def part(values: Array, *rest: Array) -> Array:
@@ -123,7 +133,7 @@ def _around_zero(
 def _rounded(
     xp: Primitives, x: Array, element: Format, rounding: Rounding, seed: int | None, index: Array | None
 ) -> Array:
-    """x rounded to integers, saturating where adding any zero point would leave the element's range anyway."""
+    """X rounded to integers, saturating where adding any zero point would leave the element's range anyway."""
     wide, dtype = (int8, "int8") if element.bits <= 6 else (_INT16, "int16")
     codes = encode(x, wide, rounding, "saturate", seed, index)
     return xp.convert(xp.bitcast(codes, dtype), "int32")
@@ -139,7 +149,9 @@ def _above_offset(
 
     def part(values: Array, *rest: Array) -> Array:
         ratio = xp.divide(xp.add(values, -rest[-1]), rest[-2])
-        return encode(ratio, recipe.element, policy.rounding, policy.overflow, seed, rest[0] if len(rest) == 3 else None)
+        return encode(
+            ratio, recipe.element, policy.rounding, policy.overflow, seed, rest[0] if len(rest) == 3 else None
+        )
 
     operands = (x,) if index is None else (x, index)
     grids = (scale, decode(offsets, dtype))

@@ -24,7 +24,9 @@ class Cut:
 
 
 def cut(key: Any, shape: Shape, recipe: Recipe) -> Cut:
-    """Normalize an index of a tensor and check that it cuts no block; raises BlockBorderError, ShapeError, IndexError."""
+    """Normalize an index of a tensor and check that it cuts no block; raises BlockBorderError, ShapeError,
+    IndexError.
+    """
     entries = _all_axes(key, shape)
     done: list[slice | int] = []
     for axis, (entry, size) in enumerate(zip(entries, shape, strict=True)):
@@ -161,14 +163,17 @@ def check_concat(shapes: list[Shape], recipes: list[Recipe], axis: int) -> None:
         if len(shape) != rank or shape[:axis] + shape[axis + 1 :] != first[:axis] + first[axis + 1 :]:
             raise ShapeError(f"concat along axis {axis}: shapes {first} and {shape} differ on another axis")
         if recipe.blocks(rank) != recipes[0].blocks(rank) or recipe.decode_key[::2] != recipes[0].decode_key[::2]:
-            raise RecipeError(f"concat needs one recipe, got {recipes[0].describe()} and {recipe.describe()}; requantize")
+            raise RecipeError(
+                f"concat needs one recipe, got {recipes[0].describe()} and {recipe.describe()}; requantize"
+            )
     for block in recipes[0].blocks(rank):
         width = block[axis] or 1
         for shape in shapes[:-1]:
             if shape[axis] % width:
+                low = shape[axis] // width * width
                 raise BlockBorderError(
-                    f"concat along axis {axis}: a part of shape {shape} ends inside a block of {width} of {recipes[0]!r}; "
-                    f"nearest borders: {shape[axis] // width * width} and {-(-shape[axis] // width) * width}"
+                    f"concat along axis {axis}: a part of shape {shape} ends inside a block of {width} of "
+                    f"{recipes[0]!r}; nearest borders: {low} and {low + width}"
                 )
 
 

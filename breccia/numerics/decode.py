@@ -16,7 +16,8 @@ _NATIVE = {"float32", "float16", "bfloat16"}
 def decode(codes: Any, fmt: Format) -> Array:
     """The float32 values of `codes`, same shape.
 
-    codes: unsigned bit patterns (uint8 up to 8 bits, uint16 for 16, uint32 for 32), or, for float32, float16 and bfloat16,
+    codes: unsigned bit patterns (uint8 up to 8 bits, uint16 for 16, uint32 for 32), or, for float32, float16 and
+    bfloat16,
         an array of that dtype itself. E8M0's code 0 is 2**-127 and its code 255 is NaN.
 
     Raises FormatError for a code that the format does not have (a high nibble that is not zero), DTypeError for a dtype
@@ -36,7 +37,9 @@ def decode(codes: Any, fmt: Format) -> Array:
     if name != "uint8":
         raise DTypeError(f"codes of {fmt.name} are uint8, not {name}; take the bits with .view(np.uint8)")
     if fmt.bits < 8 and xp.any(codes >= (1 << fmt.bits)):
-        raise FormatError(f"a code is outside {fmt.name}, whose codes are 0 to {(1 << fmt.bits) - 1}; mask with & first")
+        raise FormatError(
+            f"a code is outside {fmt.name}, whose codes are 0 to {(1 << fmt.bits) - 1}; mask with & first"
+        )
     return xp.take(xp.bitcast(xp.constant(code_bits(fmt), "uint32"), "float32"), codes)
 
 

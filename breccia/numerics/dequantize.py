@@ -13,7 +13,8 @@ from breccia.recipes import Recipe, grid_shape
 def dequantize(components: Components, recipe: Recipe, shape: tuple[int, ...] | None = None) -> Array:
     """float32 values: `((E(e) - zero) * s_inner) * ... * s_outer + offset`, every step rounded to float32.
 
-    shape: the tensor's shape, checked against the elements' if given. Raises ShapeError if components do not fit together.
+    shape: the tensor's shape, checked against the elements' if given. Raises ShapeError if components do not fit
+    together.
 
     >>> from breccia import recipes
     >>> from breccia.numerics import quantize

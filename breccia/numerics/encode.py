@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 from breccia.arrays import Array, Primitives, namespace
@@ -27,8 +28,8 @@ def encode(
 
     x: array of any real dtype, taken to float32 first (`Primitives.as_float32`).
     overflow: `saturate` writes the largest finite value for what is too large, infinity included; `nan` writes what the
-        format has for it: its infinity, else its NaN, else the largest value. NaN becomes NaN, or code 0 where the format
-        has none (`quantize` then gives the block a NaN scale). Integers always saturate.
+        format has for it: its infinity, else its NaN, else the largest value. NaN becomes NaN, or code 0 where the
+        format has none (`quantize` then gives the block a NaN scale). Integers always saturate.
     seed, index: for stochastic rounding: a 64-bit key, and the flat index (uint64) of each element in the whole tensor.
 
     Raises RecipeError for stochastic rounding without a seed, UnsupportedError for formats wider than float32.
@@ -165,7 +166,7 @@ def _thresholds(fmt: Format, rounding: Rounding) -> tuple[tuple[int, ...], tuple
     """(keys from which on the next entry is nearer, codes by ascending value) of a codebook."""
     order = sorted(range(len(fmt.codebook)), key=fmt.codebook.__getitem__)
     keys: list[int] = []
-    for low, high in zip(order, order[1:], strict=False):
+    for low, high in pairwise(order):
         middle = (Fraction(fmt.codebook[low]) + Fraction(fmt.codebook[high])) / 2
         up_on_tie = {"ties_away": middle > 0, "ties_zero": middle < 0}.get(rounding, high % 2 == 0)
         key = _sortable(f32.float32_bits(middle))
@@ -183,10 +184,10 @@ def _exact(key: int) -> Fraction:
     return value if key >= 0 else -value
 
 
-def _codebook(
-    xp: Primitives, x: Array, bits: Array, fmt: Format, rounding: Rounding, random: Array | None
-) -> Array:
-    """Nearest entry; ties go to the even code. Stochastic: between the two neighbours, in proportion to the distance."""
+def _codebook(xp: Primitives, x: Array, bits: Array, fmt: Format, rounding: Rounding, random: Array | None) -> Array:
+    """Nearest entry; ties go to the even code. Stochastic: between the two neighbours, in proportion to the
+    distance.
+    """
     keys, order = _thresholds(fmt, "rne" if rounding == "stochastic" else rounding)
     if rounding == "stochastic":
         rank = _stochastic_rank(xp, x, fmt, order, random)

@@ -1,7 +1,7 @@
 """Sub-byte storage, canonical order: along the last axis, the first code in the lowest bits.
 
-4 bits: two codes a byte. 6 bits: four codes in three bytes, a little-endian word of 24 bits. Other widths of at most 8 bits:
-one code a byte. A length that does not fill its last byte (or word) is padded with code 0.
+4 bits: two codes a byte. 6 bits: four codes in three bytes, a little-endian word of 24 bits. Other widths of at most
+8 bits: one code a byte. A length that does not fill its last byte (or word) is padded with code 0.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def pack(codes: Array, fmt: Format) -> Array:
         return codes
     xp = namespace(codes)
     if xp.any(codes >= (1 << fmt.bits)):
-        raise FormatError(f"a code is outside {fmt.name}, whose codes are 0 to {(1 << fmt.bits) - 1}; mask with & first")
+        raise FormatError(
+            f"a code is outside {fmt.name}, whose codes are 0 to {(1 << fmt.bits) - 1}; mask with & first"
+        )
     return xp.pack_nibbles(codes) if fmt.bits == 4 else xp.pack_sixes(codes)
 
 

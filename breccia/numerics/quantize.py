@@ -30,8 +30,9 @@ the axes, or the flat index of every element."""
 
 @dataclass(frozen=True, eq=False)
 class Components:
-    """A quantized tensor in parts. Invariants: `elements` are unpacked unsigned codes in the tensor's shape; `scales` run
-    outermost first, in storage dtypes; `zero_point` and `offset` have the innermost scales' shape."""
+    """A quantized tensor in parts. Invariants: `elements` are unpacked unsigned codes in the tensor's shape;
+    `scales` run outermost first, in storage dtypes; `zero_point` and `offset` have the innermost scales' shape.
+    """
 
     elements: Array
     scales: tuple[Array, ...]
@@ -57,8 +58,8 @@ def quantize(
     A block with NaN (and infinity, unless the policy saturates it) gets a NaN scale. Where all scales are given and the
     element has a NaN, the scale stays and the element alone becomes NaN.
 
-    Raises ShapeError for rank 0 or scales of the wrong shape, DTypeError for complex input, FormatError for NaN or infinity
-    under `nonfinite="error"`, RecipeError for stochastic rounding without a seed.
+    Raises ShapeError for rank 0 or scales of the wrong shape, DTypeError for complex input, FormatError for NaN or
+    infinity under `nonfinite="error"`, RecipeError for stochastic rounding without a seed.
 
     >>> from breccia import recipes
     >>> parts = quantize([[1.0, 2.0, 12.0]], recipes.mxfp4)
@@ -101,9 +102,7 @@ def check_given(
     return given
 
 
-def _index(
-    xp: Primitives, recipe: Recipe, shape: tuple[int, ...], offset: IndexOffset | None
-) -> Array | None:
+def _index(xp: Primitives, recipe: Recipe, shape: tuple[int, ...], offset: IndexOffset | None) -> Array | None:
     if recipe.policy.rounding != "stochastic":
         return None
     if offset is None or isinstance(offset, int):
@@ -135,7 +134,7 @@ def refuse_nonfinite(recipe: Recipe, shape: tuple[int, ...]) -> None:
 
 
 def clamp_infinity(xp: Primitives, x: Array) -> Array:
-    """x with infinities replaced by the largest finite float32 of the same sign."""
+    """X with infinities replaced by the largest finite float32 of the same sign."""
     bits = xp.bitcast(x, "uint32")
     infinite = (bits & f32.MAGNITUDE) == f32.INFINITY
     return xp.bitcast(xp.where(infinite, bits - 1, bits), "float32")

@@ -35,8 +35,8 @@ def shift_round(xp: Primitives, significand: Array, shift: Array, rounding: Roun
 def random_bits(xp: Primitives, seed: int, index: Array) -> Array:
     """32 uniform bits for each element, decided by `seed` (64 bits) and its flat index in the whole tensor (uint64).
 
-    A keyed integer hash, so that the result does not depend on tiling, order or threads. The finalizer is the 32-bit one
-    with constants 0x7feb352d and 0x846ca68b found by Wellons' hash prospector (public domain), applied three times.
+    A keyed integer hash, so that the result does not depend on tiling, order or threads. The finalizer is the 32-bit
+    one with constants 0x7feb352d and 0x846ca68b found by Wellons' hash prospector (public domain), applied three times.
     """
     low = xp.convert(index & 0xFFFFFFFF, "uint32")
     high = xp.convert(index >> 32, "uint32")

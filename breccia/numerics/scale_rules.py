@@ -48,8 +48,8 @@ def rank_of(xp: Primitives, x: Array) -> int:
 def level_targets(recipe: Recipe) -> tuple[float, ...]:
     """For each level, outermost first, the value that its amax is mapped to.
 
-    The innermost maps to the largest element; a level outside it also to the largest scale of each level inside, so that
-    those use their whole range. E8M0 levels count as 1: their range never runs out.
+    The innermost maps to the largest element; a level outside it also to the largest scale of each level inside, so
+    that those use their whole range. E8M0 levels count as 1: their range never runs out.
 
     >>> from breccia import recipes
     >>> level_targets(recipes.nvfp4)
@@ -61,7 +61,8 @@ def level_targets(recipe: Recipe) -> tuple[float, ...]:
 
 
 def scale_from_amax(amax: Any, element: Format, dtype: Format, policy: Policy, outer: Array | None = None) -> Array:
-    """The scales of the innermost level: as stored (float32, float16, bfloat16, or uint8 codes), in the shape of `amax`.
+    """The scales of the innermost level: as stored (float32, float16, bfloat16, or uint8 codes), in the shape of
+    `amax`.
 
     amax: float32, in value units; NaN and infinity give NaN scales.
     outer: float32 scales of the outer levels, multiplied up, to broadcast against `amax`.
@@ -165,7 +166,9 @@ def _power_of_two(
 
 
 def _normalized(xp: Primitives, bits: Array) -> tuple[Array, Array]:
-    """(floor of log2 as int32, the 23 bits after the leading one) of non-negative finite values; zero counts as 2**-149."""
+    """(floor of log2 as int32, the 23 bits after the leading one) of non-negative finite values; zero counts as
+    2**-149.
+    """
     field, fraction = bits >> 23, bits & f32.FRACTION
     # An integer converts exactly to a normal float, whose exponent field is the place of the leading bit.
     as_float = xp.bitcast(xp.convert(xp.maximum(fraction, 1), "float32"), "uint32")
@@ -212,7 +215,8 @@ def _poisoned(xp: Primitives, codes: Array, bad: Array, dtype: Format) -> Array:
     if dtype.nan_code is None:
         if xp.any(bad):
             raise FormatError(
-                f"x holds NaN or infinity, and scales of {dtype.name} cannot say so; clean x, or use a float scale format"
+                f"x holds NaN or infinity, and scales of {dtype.name} cannot say so; "
+                "clean x, or use a float scale format"
             )
         return codes
     return xp.where(bad, dtype.nan_code, codes)
@@ -241,8 +245,10 @@ def block_ratio(outer: Block, inner: Block) -> Block:
 
 
 def without_zeros(xp: Primitives, scales: Array) -> Array:
-    """float32 scales with 1 for 0. A scale of zero (of a block of zeros, or by underflow of a product) decodes everything to
-    zero, so that its elements may be encoded as they are. Compared by bits: hosts may take subnormals for zero."""
+    """float32 scales with 1 for 0. A scale of zero (of a block of zeros, or by underflow of a product) decodes
+    everything to zero, so that its elements may be encoded as they are. Compared by bits: hosts may take subnormals
+    for zero.
+    """
     bits = xp.bitcast(scales, "uint32")
     return xp.bitcast(xp.where(bits == 0, f32.float32_bits(1.0), bits), "float32")
 

@@ -27,7 +27,9 @@ def native(fmt: Format) -> np.dtype[Any] | None:
 
 
 def storage_dtype(fmt: Format) -> np.dtype[Any]:
-    """The dtype of canonical element storage: int8 for signed 8-bit integers, else unsigned bytes, else the wide float."""
+    """The dtype of canonical element storage: int8 for signed 8-bit integers, else unsigned bytes, else the wide
+    float.
+    """
     if fmt.kind == "int" and fmt.signed and fmt.bits == 8:
         return np.dtype(np.int8)
     return np.dtype(np.uint8) if fmt.bits <= 8 else np.dtype(fmt.name)
@@ -41,7 +43,8 @@ def packed_shape(shape: Shape, fmt: Format) -> Shape:
 def element_storage(data: Any, recipe: Recipe, scale: Any, shape: Shape | None) -> tuple[Array, Shape]:
     """(canonical storage, logical shape) of an element buffer; a view wherever nothing needs packing.
 
-    data: codes in canonical storage; or one code a byte (uint8, or an array of the format's own dtype). Which of the two a
+    data: codes in canonical storage; or one code a byte (uint8, or an array of the format's own dtype). Which of the
+    two a
         sub-byte buffer is follows from `shape`; without it from the shape of `scale`, packed first.
     Raises DTypeError, ShapeError or FormatError saying what is needed.
     """
@@ -49,20 +52,18 @@ def element_storage(data: Any, recipe: Recipe, scale: Any, shape: Shape | None) 
     array = np.asarray(data)
     own = array.dtype == native(fmt)
     codes = _as_bytes(array, fmt)
-    if shape is not None:
-        shape = tuple(int(n) for n in shape)
+    wanted = None if shape is None else tuple(int(n) for n in shape)
     if fmt.bits not in (4, 6):
-        return _whole_codes(codes, fmt, shape)
-    if shape is None:
-        shape = codes.shape if own else _guess_shape(codes.shape, recipe, np.shape(scale))
-    if codes.shape == packed_shape(shape, fmt) and not (own and codes.shape == shape):
-        return codes, shape
-    if codes.shape != shape:
+        return _whole_codes(codes, fmt, wanted)
+    logical = wanted or (codes.shape if own else _guess_shape(codes.shape, recipe, np.shape(scale)))
+    if codes.shape == packed_shape(logical, fmt) and not (own and codes.shape == logical):
+        return codes, logical
+    if codes.shape != logical:
         raise ShapeError(
-            f"elements of a {shape} tensor of {fmt.name} have shape {packed_shape(shape, fmt)} packed, or {shape} with one "
-            f"code a byte; got {codes.shape}"
+            f"elements of a {logical} tensor of {fmt.name} have shape {packed_shape(logical, fmt)} packed, or "
+            f"{logical} with one code a byte; got {codes.shape}"
         )
-    return pack(_in_range(codes, array, fmt), fmt), shape
+    return pack(_in_range(codes, array, fmt), fmt), logical
 
 
 def _whole_codes(codes: Array, fmt: Format, shape: Shape | None) -> tuple[Array, Shape]:
@@ -107,7 +108,8 @@ def _in_range(codes: Array, given: Array, fmt: Format) -> Array:
         return codes & np.uint8((1 << fmt.bits) - 1)
     if bool(np.any(codes >> fmt.bits)) and native(fmt) != given.dtype:
         raise FormatError(
-            f"a code has bits above the {fmt.bits} of {fmt.name} (garbage in the high bits?); mask with & {(1 << fmt.bits) - 1}"
+            f"a code has bits above the {fmt.bits} of {fmt.name} (garbage in the high bits?); "
+            f"mask with & {(1 << fmt.bits) - 1}"
         )
     return codes & np.uint8((1 << fmt.bits) - 1)
 
@@ -126,12 +128,13 @@ def _level_dtype(found: Array, fmt: Format, what: str) -> Array:
     if dtype == target:
         return found.astype(target, copy=False)
     if fmt.bits <= 8 and dtype == native(fmt):
-        codes = found.view(np.uint8) & np.uint8((1 << fmt.bits) - 1) if fmt.bits < 8 else found.view(np.uint8)
-        return codes
+        return found.view(np.uint8) & np.uint8((1 << fmt.bits) - 1)
     if fmt.bits > 8 and dtype in (np.dtype(np.float32), np.dtype(np.float64)):
         narrow: Array = stored(xp, encode(found.astype(np.float32), fmt, overflow="nan"), fmt)
         if np.array_equal(decode(narrow, fmt), found.astype(np.float64), equal_nan=True):
             return narrow
-        raise DTypeError(f"{what} of {fmt.name} given as {found.dtype} cannot be held exactly; round it to {fmt.name} first")
+        raise DTypeError(
+            f"{what} of {fmt.name} given as {found.dtype} cannot be held exactly; round it to {fmt.name} first"
+        )
     own = f", {fmt.name}" if native(fmt) is not None and str(target) != fmt.name else ""
     raise DTypeError(f"{what} of {fmt.name} must be an array of {target}{own}, got {found.dtype}")

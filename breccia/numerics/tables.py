@@ -1,9 +1,9 @@
 """Encoding by table: exact because a value rounded to odd keeps all that a narrower rounding asks of it.
 
-Rounding to odd drops bits and sets the last kept one if any dropped bit was set. Rounding the result again to at most two
-bits fewer then equals rounding the original (Boldo and Melquiond, 2008). A key of sign, exponent and m + 2 mantissa bits
-therefore decides the code of a format with m mantissa bits; 16 bits, half a float32, suffice for m up to 5. The table
-itself is filled by the integer encoder, once per format and policy.
+Rounding to odd drops bits and sets the last kept one if any dropped bit was set. Rounding the result again to at
+most two bits fewer then equals rounding the original (Boldo and Melquiond, 2008). A key of sign, exponent and m + 2
+mantissa bits therefore decides the code of a format with m mantissa bits; 16 bits, half a float32, suffice for m up
+to 5. The table itself is filled by the integer encoder, once per format and policy.
 """
 
 from __future__ import annotations

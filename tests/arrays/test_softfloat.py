@@ -7,7 +7,9 @@ import pytest
 
 from breccia.arrays import softfloat
 
-SPECIAL = np.array([0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-40, 2**-126, 2**-127, 3.4e38, -3.4e38, 1, 1.5], np.float32)
+SPECIAL = np.array(
+    [0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-40, 2**-126, 2**-127, 3.4e38, -3.4e38, 1, 1.5], np.float32
+)
 
 
 def operands() -> tuple[np.ndarray, np.ndarray]:

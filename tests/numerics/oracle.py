@@ -1,7 +1,7 @@
 """A second, slow opinion on numerics: exact fractions, from the definitions, sharing no code with `breccia.numerics`.
 
-An element format is the sorted list of its finite values; encoding is a search for the nearest one. Scales are computed on
-fractions and rounded to float32 by `round_to`. Only names are taken from breccia.
+An element format is the sorted list of its finite values; encoding is a search for the nearest one. Scales are
+computed on fractions and rounded to float32 by `round_to`. Only names are taken from breccia.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -25,7 +26,13 @@ SPECS = {  # exponent bits, mantissa bits, bias, how NaN is spelled
     "bfloat16": (8, 7, 127, "ieee"),
     "float32": (8, 23, 127, "ieee"),
 }
-INTEGERS = {"int4": (4, True, 0), "uint4": (4, False, 0), "int8": (8, True, 0), "uint8": (8, False, 0), "mxint8": (8, True, 6)}
+INTEGERS = {
+    "int4": (4, True, 0),
+    "uint4": (4, False, 0),
+    "int8": (8, True, 0),
+    "uint8": (8, False, 0),
+    "mxint8": (8, True, 6),
+}
 NF4 = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
     -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
@@ -54,9 +61,18 @@ def line(name: str) -> Line:
         bits, signed, point = INTEGERS[name]
         low = -(1 << (bits - 1)) if signed else 0
         numbers = range(low, low + (1 << bits))
-        return Line(tuple(Fraction(n, 1 << point) for n in numbers), tuple(n % (1 << bits) for n in numbers), None, None, None, None)
+        return Line(
+            tuple(Fraction(n, 1 << point) for n in numbers),
+            tuple(n % (1 << bits) for n in numbers),
+            None,
+            None,
+            None,
+            None,
+        )
     if name == "float8_e8m0fnu":
-        return Line(tuple(Fraction(2) ** (c - 127) for c in range(255)), tuple(range(255)), 255, None, None, Fraction(2) ** 128)
+        return Line(
+            tuple(Fraction(2) ** (c - 127) for c in range(255)), tuple(range(255)), 255, None, None, Fraction(2) ** 128
+        )
     return _float_line(*SPECS[name])
 
 
@@ -107,7 +123,7 @@ def encode(x: np.ndarray, name: str, rounding: str, overflow: str) -> np.ndarray
 @cache
 def _borders(name: str) -> np.ndarray:
     points = line(name).values
-    middles = [(a + b) / 2 for a, b in zip(points, points[1:], strict=False)]
+    middles = [(a + b) / 2 for a, b in pairwise(points)]
     borders = np.array([float(m) for m in middles])
     assert all(Fraction(b) == m for b, m in zip(borders.tolist(), middles, strict=True)), "borders must be exact"
     return borders
@@ -146,7 +162,7 @@ def _large(codes: np.ndarray, x: np.ndarray, points: Line, rounding: str, overfl
 
 def round_to(value: Fraction, name: str) -> Fraction:
     """A positive value to the nearest of a float format, ties to even, saturating."""
-    exponent_bits, mantissa_bits, bias, _ = SPECS[name]
+    _, mantissa_bits, bias, _ = SPECS[name]
     largest = line_largest(name)
     if value >= largest:
         return largest
@@ -246,7 +262,7 @@ def quantize(x: np.ndarray, recipe) -> Quantized:
             codes[index] = -1
             continue
         if outer:
-            s = f32(s * outer[_outer_home(where, blocks)])
+            s = f32(s * (outer[_outer_home(where, blocks)] or 0))
         codes[index] = _element(float(x[index]), s, zeros[where], recipe)
     return Quantized(codes, [outer, inner] if outer else [inner], zeros)
 
@@ -308,6 +324,6 @@ def dequantize(parts: Quantized, recipe, shape: tuple[int, ...]) -> np.ndarray:
         value = value_of[parts.codes[index]] - parts.zeros[where]
         value = f32(value * s)
         if len(parts.scales) == 2:
-            value = f32(value * parts.scales[0][_outer_home(where, blocks)])
+            value = f32(value * (parts.scales[0][_outer_home(where, blocks)] or 0))
         out[index] = float(value)
     return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 
 import ml_dtypes
 import numpy as np
@@ -78,7 +79,7 @@ def test_every_16_bit_value_encodes_as_exact_fractions_say(fmt, rounding, overfl
 def test_borders_and_their_neighbours_encode_as_exact_fractions_say(fmt, rounding):
     """Float32 values on and one step beside every border between two codes."""
     points = oracle.line(fmt.name).values
-    middles = [float((a + b) / 2) for a, b in zip(points, points[1:], strict=False)]
+    middles = [float((a + b) / 2) for a, b in pairwise(points)]
     x = np.array([*middles, *map(float, points)], np.float32)
     x = np.concatenate([x, np.nextafter(x, np.float32(np.inf)), np.nextafter(x, np.float32(-np.inf))])
     for overflow in ("saturate", "nan"):

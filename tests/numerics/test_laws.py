@@ -19,10 +19,14 @@ BLOCKED = [r for r in ALL.values() if all(level.block is not None and None not i
 NARROW = [f for f in formats.ALL if f.bits <= 8]
 
 exact = st.floats(-64, 64, width=32).map(lambda v: np.float32(v) if abs(v) > 2**-30 else np.float32(0))
-matrices = st.tuples(st.integers(1, 3), st.integers(1, 70)).flatmap(lambda shape: arrays(np.float32, shape, elements=exact))
+matrices = st.tuples(st.integers(1, 3), st.integers(1, 70)).flatmap(
+    lambda shape: arrays(np.float32, shape, elements=exact)
+)
 any_matrix = st.one_of(
     matrices,
-    st.tuples(matrices, st.integers(-100, 100)).map(lambda pair: (pair[0] * np.float32(2.0 ** pair[1])).astype(np.float32)),
+    st.tuples(matrices, st.integers(-100, 100)).map(
+        lambda pair: (pair[0] * np.float32(2.0 ** pair[1])).astype(np.float32)
+    ),
 )
 
 
@@ -36,7 +40,8 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
 
 @given(st.sampled_from(GENERAL), any_matrix)
 def test_values_survive_a_second_round_trip(recipe, x):
-    """Not for integers mapped to half steps beyond their largest (`max` 7.5), nor for zero points: their range shrinks."""
+    """Not for integers mapped to half steps beyond their largest (`max` 7.5), nor for zero points: their range
+    shrinks."""
     assume(recipe.policy.max is None)
     once = value(x, recipe)
     assert same(value(once, recipe), once)

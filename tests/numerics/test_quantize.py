@@ -59,9 +59,11 @@ def special_values(seed: int) -> np.ndarray:
 def check_against_oracle(x: np.ndarray, recipe: Recipe) -> None:
     got, want = quantize(x, recipe), oracle.quantize(x, recipe)
     for level, array, table in zip(recipe.levels, got.scales, want.scales, strict=True):
-        values = decode(array, level.dtype).reshape([n for n in array.shape] or [1] * x.ndim)
+        values = decode(array, level.dtype).reshape(list(array.shape) or [1] * x.ndim)
         for where, s in table.items():
-            assert float(values[where]) == pytest.approx(float("nan") if s is None else float(s), rel=0, abs=0, nan_ok=True)
+            assert float(values[where]) == pytest.approx(
+                float("nan") if s is None else float(s), rel=0, abs=0, nan_ok=True
+            )
     for index, code in want.codes.items():
         assert code == -1 or got.elements[index] == code, (index, float(x[index]), code, int(got.elements[index]))
     np.testing.assert_array_equal(dequantize(got, recipe).astype(np.float64), oracle.dequantize(want, recipe, x.shape))
@@ -158,7 +160,8 @@ def test_the_largest_float32_does_not_wrap_or_become_nan(name):
     got = dequantize(quantize(x, recipe), recipe)
     assert not np.isnan(got).any()
     if recipe.zero_point is None or recipe.innermost.dtype.max > 1e9:  # a float16 scale saturates
-        assert (got[0, 0] > 1e5) and (got[0, 1] < -1e5)
+        assert got[0, 0] > 1e5
+        assert got[0, 1] < -1e5
 
 
 def test_exactly_the_ceil_threshold_by_bits_where_log2_is_wrong():
@@ -187,7 +190,9 @@ def test_amax_min_scale_min_max_margin_and_reciprocal():
 
 
 def test_delayed_scaling_from_a_history():
-    recipe = Recipe(formats.float8_e4m3fn, (Level(formats.float32),), policy=Policy(amax="delayed", history=3, margin=1))
+    recipe = Recipe(
+        formats.float8_e4m3fn, (Level(formats.float32),), policy=Policy(amax="delayed", history=3, margin=1)
+    )
     history = np.array([1.0, 896.0, 448.0], np.float32)
     assert float(delayed_scale(history, recipe)) == 4
     assert float(delayed_scale(history, recipe.with_policy(history_rule="most_recent"))) == 2
@@ -251,9 +256,7 @@ def test_nan_under_given_scales_stays_alone_where_the_element_has_nan():
 
 
 def test_offset_recipes_round_trip():
-    recipe = Recipe(
-        formats.uint4, (Level(formats.float32, (1, 32)),), offset=Offset(formats.float32)
-    )
+    recipe = Recipe(formats.uint4, (Level(formats.float32, (1, 32)),), offset=Offset(formats.float32))
     x = np.random.default_rng(10).uniform(10, 11, (4, 64)).astype(np.float32)
     parts = quantize(x, recipe)
     assert parts.offset is not None
