@@ -175,11 +175,11 @@ def _of_nothing(xp: Any, x: Array, axes: tuple[int, ...], value: float) -> Array
 
 def decode(xp: Any, codes: Array, fmt: str, size: int | None = None) -> Array:
     """float32 values of codes, one a byte; with `size`, of packed bytes that hold `size` codes along the last axis."""
-    return dequantize(xp, codes, fmt, (), size=size)
+    return dequantize(xp, codes, fmt, size=size)
 
 
 def dequantize(
-    xp: Any, codes: Array, fmt: str, scales: Sequence[Spread], zero: Spread | None = None, size: int | None = None
+    xp: Any, codes: Array, fmt: str, scales: Sequence[Spread] = (), zero: Spread | None = None, size: int | None = None
 ) -> Array:
     """`((E(e) - zero) * scales[0]) * scales[1] ...`, rounded to float32 after each step.
 
