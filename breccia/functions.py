@@ -31,9 +31,7 @@ _SCALED, _NORMALIZATION = "breccia.frontend.scaled", "breccia.frontend.normaliza
 # -- casting -----------------------------------------------------------------------------------------------------------
 
 
-def cast(
-    x: Any, recipe: Recipe, axis: int = -1, dtype: Any = None, seed: Any = None, scale: Any = None
-) -> Any:
+def cast(x: Any, recipe: Recipe, axis: int = -1, dtype: Any = None, seed: Any = None, scale: Any = None) -> Any:
     """`x` encoded by a recipe, as a `ScaledTensor`.
 
     x: array of rank 1 or more. axis: where the recipe's last axis lies: blocks run along it, so a weight [K, N] that is
@@ -94,7 +92,12 @@ def cast_ste(x: Any, recipe: Recipe, axis: int = -1, seed: Any = None) -> Any:
 
 
 def cast_ste_clipped(
-    x: Any, recipe: Recipe, clip_min: float | None = None, clip_max: float | None = None, axis: int = -1, seed: Any = None
+    x: Any,
+    recipe: Recipe,
+    clip_min: float | None = None,
+    clip_max: float | None = None,
+    axis: int = -1,
+    seed: Any = None,
 ) -> Any:
     """The values of `cast_ste`; where a library has gradients, they are 0 outside clip_min to clip_max.
 
@@ -140,7 +143,7 @@ def grouped_matmul(x: Any, w: Any, offsets: Any, out_dtype: Any = np.float32) ->
     """
     if _traced(x, w, offsets):
         return _call(_SCALED, "grouped_matmul", _narrowed(x), _narrowed(w), offsets, out_dtype)
-    operands = (_narrowed(_operand(x)), _narrowed(_operand(w)), _array(offsets))
+    operands = (_narrowed(_operand(x)), _narrowed(_operand(w)), _offsets(offsets))
     return _run(_SCALED, "grouped_matmul", operands, out_dtype=_dtype(out_dtype))
 
 
@@ -340,7 +343,9 @@ def concat(arrays: Sequence[Any], axis: int = 0) -> Any:
     try:
         return np.concatenate(parts, axis)
     except (ValueError, IndexError) as error:
-        raise ShapeError(f"concat: shapes {', '.join(str(p.shape) for p in parts)} along axis {axis}: {error}") from None
+        raise ShapeError(
+            f"concat: shapes {', '.join(str(p.shape) for p in parts)} along axis {axis}: {error}"
+        ) from None
 
 
 def reshape(x: Any, *shape: Any) -> Any:
@@ -455,6 +460,12 @@ def _array(x: Any) -> Any:
     return np.asarray(x)
 
 
+def _offsets(x: Any) -> Any:
+    """Row numbers as int32, which tables in kernels are."""
+    offsets = _array(x)
+    return offsets.astype(np.int32) if offsets.dtype == np.int64 else offsets
+
+
 def _operand(x: Any) -> Any:
     return x if isinstance(x, ScaledTensor) else _array(x)
 
@@ -472,7 +483,9 @@ def _dtype(dtype: Any) -> np.dtype[Any]:
     try:
         return np.dtype(dtype)
     except TypeError:
-        raise DTypeError(f"{dtype!r} is no dtype; allowed: NumPy's and ml_dtypes', such as ml_dtypes.bfloat16") from None
+        raise DTypeError(
+            f"{dtype!r} is no dtype; allowed: NumPy's and ml_dtypes', such as ml_dtypes.bfloat16"
+        ) from None
 
 
 def _scaled(st: Any, what: str) -> ScaledTensor:

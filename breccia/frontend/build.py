@@ -23,7 +23,6 @@ from breccia.frontend.trace import Trace, Value
 from breccia.frontend.tracer import Tracer
 from breccia.ir.attributes import IntsAttr
 from breccia.ir.rewriting import location
-from breccia.ir.types import ScaledType
 from breccia.tensor import ScaledTensor
 
 CONSTANTS = "breccia.constants"
@@ -34,8 +33,8 @@ _MOST_TRACES = 64
 class Traced:
     """A function's IR in traced form, and how to call it.
 
-    Invariants: the module's function takes the leaves of the call, then `constants`; `slots` are the leaves whose leading
-    size may be a symbol, in the order of `symbols`.
+    Invariants: the module's function takes the leaves of the call, then `constants`; `slots` are the leaves whose
+    leading size may be a symbol, in the order of `symbols`.
     """
 
     module: ModuleOp
@@ -67,7 +66,12 @@ def trace(
 
 
 def _attempt(
-    trace: Trace, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], slots: Sequence[int], name: str
+    trace: Trace,
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    slots: Sequence[int],
+    name: str,
 ) -> Traced:
     names = leaf_names(fn, args, kwargs)
     leading = {leaf: trace.symbols.dim(slot) for slot, leaf in enumerate(slots)}
@@ -122,9 +126,11 @@ def flatten_result(trace: Trace, out: Any, values: list[Value]) -> Tree:
     if isinstance(out, np.ndarray | ScaledTensor | np.generic | Size):
         values.append(as_value(trace, out))
         return Tree("array")
-    if isinstance(out, tuple | list) and type(out) in (tuple, list) or hasattr(out, "_fields"):
+    if (isinstance(out, tuple | list) and type(out) in (tuple, list)) or hasattr(out, "_fields"):
         children = tuple(flatten_result(trace, item, values) for item in out)
-        return Tree("tuple" if isinstance(out, tuple) else "list", children, cls=type(out) if hasattr(out, "_fields") else None)
+        return Tree(
+            "tuple" if isinstance(out, tuple) else "list", children, cls=type(out) if hasattr(out, "_fields") else None
+        )
     if isinstance(out, dict):
         return Tree("dict", tuple(flatten_result(trace, v, values) for v in out.values()), tuple(out))
     if out is None or isinstance(out, bool | int | float | str):
@@ -173,7 +179,7 @@ def _positional(fn: Callable[..., Any], count: int) -> list[str]:
         parameters = []
     for p in parameters:
         if p.kind is p.VAR_POSITIONAL:
-            out += [f"{p.name}_{i}" for i in range(count - len(out))]
+            out += [f"{p.name}{i}" for i in range(count - len(out))]
         elif p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD):
             out.append(p.name)
     return (out + [f"arg{i}" for i in range(len(out), count)])[:count]

@@ -1,7 +1,7 @@
 """`breccia.compile`: a function that is traced, lowered and compiled for each kind of arguments it is called with.
 
-A call whose kind is known goes from a tuple key to emitted code. A new kind is looked for on disk before it is traced, so
-a process that only meets known ones loads no xDSL.
+A call whose kind is known goes from a tuple key to emitted code. A new kind is looked for on disk before it is traced,
+so a process that only meets known ones loads no xDSL.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class CompiledFunction:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
             key, leaves = keys.call_key(args, kwargs, self._dynamic)
-        except keys.Inline:
+        except keys.InlineError:
             return self._fn(*args, **kwargs)
         programs = self._programs.get(key)
         if programs is not None and self._guards is not None and self._guards.hold():
@@ -152,9 +152,7 @@ class CompiledFunction:
         made = fingerprint.fingerprint(self._fn)
         return None if made is None else Origin(self._fn, made.digest(), made.paths)
 
-    def _plan_name(
-        self, origin: Origin, target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> str | None:
+    def _plan_name(self, origin: Origin, target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
         signature = fingerprint.signature(args, kwargs, self._dynamic)
         if signature is None:
             return None
@@ -184,14 +182,14 @@ def _stored_program(name: str, target: Target, leaves: Sequence[Any], origin: Or
 
 def _store_plan(name: str, program: Program, code: str, constants: Sequence[Any], origin: Origin) -> None:
     """Store how a call goes, where its captured arrays can be found again."""
-    from breccia.frontend.storage import NotStorable, plan_to_json
+    from breccia.frontend.storage import NotStorableError, plan_to_json
 
     paths = [origin.paths.get(id(array)) for array in constants]
     if any(path is None for path in paths):
         return
     try:
         entry = {"plan": plan_to_json(program.plan), "code": code, "constants": paths}
-    except NotStorable:
+    except NotStorableError:
         return
     others = cache.read(name) or []
     cache.write(name, [entry, *others][:_MOST_PLANS])
@@ -201,7 +199,13 @@ def _store_plan(name: str, program: Program, code: str, constants: Sequence[Any]
 def compile(fn: Callable[..., Any], /) -> CompiledFunction: ...
 @overload
 def compile(
-    fn: None = None, /, *, target: str | None = None, strict: bool = False, dynamic: bool = True, name: str | None = None
+    fn: None = None,
+    /,
+    *,
+    target: str | None = None,
+    strict: bool = False,
+    dynamic: bool = True,
+    name: str | None = None,
 ) -> Callable[[Callable[..., Any]], CompiledFunction]: ...
 @overload
 def compile(
@@ -221,11 +225,11 @@ def compile(
 ) -> Any:
     """Compile a function over arrays and `ScaledTensor`s; a decorator, with or without arguments.
 
-    fn: a function, lambda or bound method. Its arguments are arrays, `ScaledTensor`s, Python numbers and strings (part of
-    the code), and tuples, lists and dicts of them. target: what code is made for, such as "numpy" (the default) or
-    "triton:sm_90"; see `breccia.target.names()`. strict: raise where a slower way would be taken. dynamic: leave the leading
-    size of plain arrays of two axes or more unknown, so that the same code serves every batch size; where the function
-    needs such a size as a number, that size becomes part of the code. name: of the function in IR and source.
+    fn: a function, lambda or bound method. Its arguments are arrays, `ScaledTensor`s, Python numbers and strings (part
+    of the code), and tuples, lists and dicts of them. target: what code is made for, such as "numpy" (the default) or
+    "triton:sm_90"; see `breccia.target.names()`. strict: raise where a slower way would be taken. dynamic: leave the
+    leading size of plain arrays of two axes or more unknown, so that the same code serves every batch size; where the
+    function needs such a size as a number, that size becomes part of the code. name: of the function in IR and source.
 
     Arrays that the function closes over become constant arguments. Raises TraceError, naming the line, for Python that
     cannot be traced.

@@ -1,8 +1,8 @@
 """Dtypes: NumPy's and the IR's, and which one an operation computes in and gives.
 
 Promotion follows PyTorch: a category (bool, int, float) wins over a lower one; within a category Python numbers and
-arrays without axes do not promote arrays that have axes; float16 with bfloat16 is float32. Narrow floats are computed in
-float32 and rounded back once per operation.
+arrays without axes do not promote arrays that have axes; float16 with bfloat16 is float32. Narrow floats are computed
+in float32 and rounded back once per operation.
 """
 
 from __future__ import annotations

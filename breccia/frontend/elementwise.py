@@ -60,8 +60,7 @@ def as_value(trace: Trace, thing: Any) -> Value:
     if isinstance(thing, Size):
         return size_value(trace, thing)
     if isinstance(thing, np.generic):
-        thing = np.asarray(thing)
-        return full(trace, thing.item(), (), thing.dtype) if thing.dtype.kind in "fb" else trace.capture(thing)
+        return full(trace, thing.item() if thing.dtype.kind in "fiub" else float(thing), (), thing.dtype)
     if isinstance(thing, np.ndarray | ScaledTensor):
         return trace.capture(thing)
     if isinstance(thing, bool | int | float):
@@ -70,12 +69,14 @@ def as_value(trace: Trace, thing: Any) -> Value:
         if any(isinstance(t, Value) for t in thing):
             trace.fail(TraceError, "a list of traced values is no array; join them with breccia.concat or np.stack")
         return trace.capture(np.asarray(thing))
-    trace.fail(TraceError, f"{type(thing).__name__} {thing!r:.40} cannot meet a traced array; allowed: arrays and numbers")
+    return trace.fail(
+        TraceError, f"{type(thing).__name__} {thing!r:.40} cannot meet a traced array; allowed: arrays and numbers"
+    )
 
 
 def full(trace: Trace, number: Number, shape: Sequence[Dim], dtype: Dtype) -> Value:
     """A constant of `dtype`; narrow floats are rounded from float32."""
-    wide = compute_dtype(dtype)
+    wide = float32 if is_narrow(dtype) else compute_dtype(dtype)
     value = NumberAttr(float(number))
     if wide.kind == "i" and float(number) != number:
         trace.fail(TraceError, f"the integer {number} is too large for a constant; pass it as an array")
@@ -182,7 +183,7 @@ def power(base: Any, exponent: Any) -> Value:
 
 
 def where(condition: Any, x: Any, y: Any) -> Value:
-    """x where the condition holds, else y."""
+    """X where the condition holds, else y."""
     trace = trace_of(condition, x, y)
     truth = as_truth(plain(as_value(trace, condition), "where"))
     numbers = [v for v in (x, y) if _is_number(v)]

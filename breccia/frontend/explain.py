@@ -1,4 +1,4 @@
-"""What `explain()` prints: one block for each kernel, with decisions and their reasons as the passes left them in the IR."""
+"""What `explain()` prints: a block for each kernel, with decisions and their reasons as passes left them in the IR."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from breccia.ir.types import LayoutAttr, ScaledType, TensorType, component_types
 
 REASON = "breccia.reason"
 _BF16_BYTES = 2
+_SILENT = (YieldOp, FullOp, ConvertLayoutOp)
+"""Ops that a list of what is fused does without."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ def _signature(facts: Facts) -> Iterator[str]:
         yield from (f"  {line}" for line in _arguments(function))
     used = {s for f in functions(facts.laid_out) for a in f.args for d in _shape(a) for s in dims.symbols(d)}
     if used:
-        yield f"  any size: {', '.join(f'{name} (here {facts.hints[name]})' for name in sorted(used & set(facts.hints)))}"
+        sizes = [f"{name} (here {facts.hints[name]})" for name in sorted(used & set(facts.hints))]
+        yield f"  any size: {', '.join(sizes)}"
 
 
 def _arguments(function: FuncOp) -> Iterator[str]:
@@ -92,7 +95,7 @@ def _shape(value: SSAValue) -> Sequence[Dim]:
 
 
 def _kernel(kernel: KernelOp, hints: Mapping[str, int], schedule: str) -> Iterator[str]:
-    ops = [op for op in kernel.body.ops if isinstance(op, BrecciaOp) and not isinstance(op, YieldOp | FullOp)]
+    ops = [op for op in kernel.body.ops if isinstance(op, BrecciaOp) and not isinstance(op, _SILENT)]
     yield f"{kernel.sym_name.data}{_lines_of(ops)}"
     yield f"  fuses     {' -> '.join(_short(op) for op in ops)}"
     for label, values in (("takes", kernel.args), ("gives", kernel.outs)):

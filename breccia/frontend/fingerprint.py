@@ -1,9 +1,9 @@
 """What a Python function does, as a hash, without running it: so that compiled code is found again in a new process.
 
 The hash covers bytecode, constants and names; defaults, closure cells and the global names that the code mentions; and
-other Python functions it can reach, in the same way. It is conservative: what cannot be proven the same (an object of an
-unknown class, a module's state, `getattr`, `eval`, random numbers) makes a function without a fingerprint, and then it is
-traced. Arrays count with all their bytes, since a trace may depend on their values.
+other Python functions it can reach, in the same way. It is conservative: what cannot be proven the same (an object of
+an unknown class, a module's state, `getattr`, `eval`, random numbers) makes a function without a fingerprint, and then
+it is traced. Arrays count with all their bytes, since a trace may depend on their values.
 """
 
 from __future__ import annotations
@@ -28,17 +28,21 @@ MOST_BYTES = 64 << 20
 _LIBRARIES = ("breccia", "numpy", "math", "operator", "ml_dtypes")
 """Modules whose functions are known by name and version."""
 _IMPURE = frozenset(
-    "getattr setattr delattr eval exec compile globals locals vars open input __import__ id hash print dir breakpoint "
-    "object super".split()
+    (
+        "getattr setattr delattr eval exec compile globals locals vars open input __import__ id hash print dir breakpoint "
+        "object super"
+    ).split()
 )
 _NUMPY_STATE = frozenset(
-    "random load loadtxt genfromtxt fromfile memmap empty empty_like geterr seterr errstate datetime64 ctypeslib".split()
+    (
+        "random load loadtxt genfromtxt fromfile memmap empty empty_like geterr seterr errstate datetime64 ctypeslib"
+    ).split()
 )
 _NAMED = (type, types.FunctionType, types.BuiltinFunctionType)
 _TRUSTED_PACKAGES = ("breccia.recipes", "breccia.formats", "breccia.scaling")
 
 
-class Unprovable(Exception):
+class UnprovableError(Exception):
     """Something a function depends on cannot be hashed; the message says what."""
 
 
@@ -83,14 +87,14 @@ class Fingerprint:
             try:
                 contents = cell.cell_contents
             except ValueError:
-                raise Unprovable(f"{fn.__qualname__} closes over {name}, which is not set yet") from None
+                raise UnprovableError(f"{fn.__qualname__} closes over {name}, which is not set yet") from None
             self.value(contents, (*path, ("cell", i)))
         for name in sorted(mentioned(fn.__code__)):
             if name in fn.__globals__:
                 self.text("global", name)
                 self._global(fn.__globals__[name], name, fn, path)
             elif hasattr(builtins, name) and name in _IMPURE:
-                raise Unprovable(f"{fn.__qualname__} uses {name}()")
+                raise UnprovableError(f"{fn.__qualname__} uses {name}()")
 
     def _global(self, value: Any, name: str, fn: types.FunctionType, path: tuple[Any, ...]) -> None:
         if isinstance(value, types.ModuleType):
@@ -103,7 +107,7 @@ class Fingerprint:
         if _root(module.__name__) in _LIBRARIES:
             state = names & _NUMPY_STATE
             if state and _root(module.__name__) == "numpy":
-                raise Unprovable(f"{fn.__qualname__} may use numpy's {', '.join(sorted(state))}")
+                raise UnprovableError(f"{fn.__qualname__} may use numpy's {', '.join(sorted(state))}")
             self.text("module", module.__name__, getattr(module, "__version__", ""))
             return
         for name in sorted(names):
@@ -114,7 +118,7 @@ class Fingerprint:
     def code(self, code: types.CodeType) -> None:
         """Add a code object; positions in the file do not count."""
         if any(i.opname.startswith("IMPORT") for i in dis.get_instructions(code)):
-            raise Unprovable(f"{code.co_name} imports inside the function")
+            raise UnprovableError(f"{code.co_name} imports inside the function")
         self.text(
             "code", code.co_code, code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars, code.co_flags,
             code.co_argcount, code.co_kwonlyargcount, code.co_posonlyargcount, code.co_name,
@@ -130,7 +134,7 @@ class Fingerprint:
     # -- values --------------------------------------------------------------------------------------------------------
 
     def value(self, x: Any, path: tuple[Any, ...]) -> None:
-        """Add a value that code can reach; raises Unprovable."""
+        """Add a value that code can reach; raises UnprovableError."""
         kind = type(x)
         if kind in (bool, int, float, complex, str, bytes, type(None), type(Ellipsis), range):
             self.text(kind.__name__, x)
@@ -142,7 +146,7 @@ class Fingerprint:
             self.text(kind.__name__, sorted(map(repr, x)))
             for item in x:
                 if type(item) not in (bool, int, float, str, bytes, type(None)):
-                    raise Unprovable(f"a set of {type(item).__name__}")
+                    raise UnprovableError(f"a set of {type(item).__name__}")
         elif kind is dict:
             self.text("dict", len(x))
             for key, item in x.items():
@@ -169,7 +173,7 @@ class Fingerprint:
     def _data(self, x: np.ndarray[Any, Any]) -> None:
         self._bytes += x.nbytes
         if x.dtype.hasobject or self._bytes > MOST_BYTES:
-            raise Unprovable(f"an array of {x.dtype}, {x.nbytes} bytes")
+            raise UnprovableError(f"an array of {x.dtype}, {x.nbytes} bytes")
         self.text("array", str(x.dtype), x.shape, type(x).__name__)
         self._hash.update(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data if x.size else b"")
 
@@ -187,12 +191,17 @@ class Fingerprint:
             else:
                 self.value(item, ())
 
+    def _compiled(self, x: Any, path: tuple[Any, ...]) -> None:
+        """Add a function that `breccia.compile` made: it is traced as part of this one."""
+        self.text("compiled", x.options)
+        self.value(x.breccia_function, (*path, ("wrapped", None)))
+
     def _object(self, x: Any, path: tuple[Any, ...]) -> None:
-        inner = getattr(type(x), "breccia_function", None)
-        if is_dataclass(x) and not isinstance(x, type) and type(x).__module__ in _TRUSTED_PACKAGES:
+        kind: Any = type(x)
+        if is_dataclass(x) and not isinstance(x, type) and kind.__module__ in _TRUSTED_PACKAGES:
             self.dataclass(x)
         elif isinstance(x, Recipe):
-            raise Unprovable(f"a recipe of class {type(x).__qualname__}")
+            raise UnprovableError(f"a recipe of class {type(x).__qualname__}")
         elif isinstance(x, np.dtype | np.generic):
             self.text("numpy", x.dtype.str if isinstance(x, np.generic) else str(x), repr(x))
         elif isinstance(x, np.ufunc):
@@ -200,14 +209,13 @@ class Fingerprint:
         elif isinstance(x, types.FunctionType) and not _from_library(x):
             self.function(x, path)
         elif (isinstance(x, _NAMED) or type(x).__name__ == "_ArrayFunctionDispatcher") and _from_library(x):
-            self.text("library", x.__module__, x.__qualname__)
-        elif inner is not None:
-            self.text("compiled", x.options)
-            self.value(x.breccia_function, (*path, ("wrapped", None)))
+            self.text("library", x.__module__, getattr(x, "__qualname__", x.__name__))
+        elif hasattr(kind, "breccia_function"):
+            self._compiled(x, path)
         elif isinstance(x, types.ModuleType) and _root(x.__name__) in _LIBRARIES:
             self.text("module", x.__name__, getattr(x, "__version__", ""))
         else:
-            raise Unprovable(f"{type(x).__module__}.{type(x).__qualname__} {path[-1] if path else ''}")
+            raise UnprovableError(f"{type(x).__module__}.{type(x).__qualname__} {path[-1] if path else ''}")
 
 
 def _root(module: str) -> str:
@@ -217,7 +225,7 @@ def _root(module: str) -> str:
 def _from_library(x: Any) -> bool:
     """True for functions and classes that are known by name: of the libraries, and pure builtins."""
     module = getattr(x, "__module__", None) or ""
-    if "<" in x.__qualname__:  # a lambda, or made inside a function: its name does not say what it is
+    if "<" in getattr(x, "__qualname__", ""):  # a lambda, or made inside a function: its name does not say what it is
         return False
     if module == "builtins":
         return x.__name__ not in _IMPURE
@@ -240,7 +248,7 @@ def fingerprint(fn: Callable[..., Any]) -> Fingerprint | None:
     made = Fingerprint()
     try:
         made.function(fn)
-    except Unprovable:
+    except UnprovableError:
         return None
     return made
 
@@ -251,7 +259,7 @@ def signature(args: Sequence[Any], kwargs: Mapping[str, Any], dynamic: bool) -> 
     try:
         for x in (*args, dict(kwargs)):
             _argument(made, x, dynamic)
-    except Unprovable:
+    except UnprovableError:
         return None
     return made.digest()
 

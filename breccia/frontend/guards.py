@@ -1,7 +1,7 @@
 """What a traced function read from outside: names whose rebinding makes compiled code stale. No xDSL here.
 
-A trace reads globals, closure cells and the attributes of `self` once. Before each call it is checked that they still are
-the same objects; a change of a list or an array in place is not seen, except that captured arrays are passed anew.
+A trace reads globals, closure cells and the attributes of `self` once. Before each call it is checked that they still
+are the same objects; a change of a list or an array in place is not seen, except that captured arrays are passed anew.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ Key = tuple[Any, ...]
 _STATIC = (int, str, bytes, bool, type(None), type(Ellipsis))
 
 
-class Inline(Exception):
+class InlineError(Exception):
     """An argument is traced: the call is part of another function's trace."""
 
 
@@ -93,10 +93,10 @@ def as_array(x: Any) -> Array:
         return np.asarray(x)
     tracer = sys.modules.get("breccia.frontend.tracer")
     if tracer is not None and isinstance(x, tracer.Tracer | tracer.Size):
-        raise Inline
-    if isinstance(x, ScaledTensor):
-        raise DTypeError(f"{type(x).__name__}, a subclass of ScaledTensor, cannot be an argument of a compiled function")
+        raise InlineError
     where = "an argument of a compiled function"
+    if isinstance(x, ScaledTensor):
+        raise DTypeError(f"{type(x).__name__}, a subclass of ScaledTensor, cannot be {where}")
     try:
         name = library(x)
     except DTypeError:
@@ -131,9 +131,9 @@ def rebuild(x: Any, replace: Callable[[Any], Any]) -> Any:
 def named_leaves(x: Any, name: str) -> Iterator[str]:
     """A name for every array of an argument called `name`, in the order of `call_key`."""
     if isinstance(x, tuple | list):
-        fields: Sequence[Any] = getattr(x, "_fields", range(len(x)))
-        for field, item in zip(fields, x, strict=True):
-            yield from named_leaves(item, f"{name}_{field}")
+        fields: Sequence[str] = getattr(x, "_fields", ())
+        for i, item in enumerate(x):  # a number without underscore: xDSL would take `_0` for a suffix of its own
+            yield from named_leaves(item, f"{name}_{fields[i]}" if fields else f"{name}{i}")
     elif isinstance(x, dict):
         for key, item in x.items():
             yield from named_leaves(item, f"{name}_{key}")

@@ -1,8 +1,8 @@
 """A traced function on its way to code: its IR after every pass, its source, and the callable.
 
-    low = f.lower(x, w)
-    low.ir("partitioned"), low.passes(), low.source(), low.explain()
-    g = low.compile()
+low = f.lower(x, w)
+low.ir("partitioned"), low.passes(), low.source(), low.explain()
+g = low.compile()
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class Lowered:
             return print_module(self._traced.module, locations=locations)
         wanted = FORMS.get(stage, stage)
         if wanted not in self.passes():
-            raise PassError(f"no stage {stage!r}; stages: traced, {', '.join(FORMS)}, and the passes {', '.join(self.passes())}")
+            raise PassError(
+                f"no stage {stage!r}; stages: traced, {', '.join(FORMS)}, and the passes {', '.join(self.passes())}"
+            )
         if locations:
             return print_module(self._module_after(wanted), locations=True)
         return next(r.text for r in reversed(self._texts) if r.name == wanted)

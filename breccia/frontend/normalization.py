@@ -22,7 +22,7 @@ def softmax(x: Value, axis: int = -1) -> Value:
 
 
 def rms_norm(x: Value, weight: Any = None, eps: float = 1e-6) -> Value:
-    """x / sqrt(mean(x**2) + eps) over the last axis, times `weight`."""
+    """X / sqrt(mean(x**2) + eps) over the last axis, times `weight`."""
     trace = trace_of(x, weight)
     x = _checked(trace, x, "rms_norm")
     wide = widened(x, "rms_norm")

@@ -38,10 +38,10 @@ class Plan:
 
     def fits(self, leaves: Sequence[Any]) -> bool:
         """True where the leading sizes of a call are those that the code was made for."""
-        for i, size in self.pinned:
+        for i, size in self.pinned:  # loops, since this is on the way of every call
             if leaves[i].shape[0] != size:
                 return False
-        for i, j in self.equal:
+        for i, j in self.equal:  # noqa: SIM110
             if leaves[i].shape[0] != leaves[j].shape[0]:
                 return False
         return True
@@ -97,7 +97,7 @@ class Program:
         return self.plan.tree.fill(iter(arrays))
 
 
-def _nothing(*components: Any) -> tuple[()]:
+def _nothing(*_: Any) -> tuple[()]:
     """Stands for the emitted function of a program without array results."""
     return ()
 

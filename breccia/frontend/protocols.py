@@ -98,6 +98,48 @@ def _where(condition: Any, *choices: Any) -> Value:
     return elementwise.where(condition, *choices)
 
 
+def _clip(a: Value, a_min: Any = None, a_max: Any = None, **newer: Any) -> Value:
+    low, high = newer.pop("min", a_min), newer.pop("max", a_max)
+    if newer:
+        raise TypeError(f"clip() got an unexpected keyword argument {next(iter(newer))!r}")
+    return elementwise.clip(a, low, high)
+
+
+def _split(ary: Value, indices_or_sections: Any, axis: int = 0) -> list[Value]:
+    return shapes.split(ary, indices_or_sections, axis)
+
+
+# NumPy's names of parameters, which may be given by keyword.
+
+
+def _transpose(a: Value, axes: Any = None) -> Value:
+    return shapes.transpose(a, axes)
+
+
+def _swapaxes(a: Value, axis1: int, axis2: int) -> Value:
+    return shapes.swapaxes(a, axis1, axis2)
+
+
+def _moveaxis(a: Value, source: Any, destination: Any) -> Value:
+    return shapes.moveaxis(a, source, destination)
+
+
+def _expand_dims(a: Value, axis: Any) -> Value:
+    return shapes.expand_dims(a, axis)
+
+
+def _squeeze(a: Value, axis: Any = None) -> Value:
+    return shapes.squeeze(a, axis)
+
+
+def _dot(a: Value, b: Any) -> Value:
+    return matmul(a, b)
+
+
+def _astype(x: Value, dtype: Any) -> Value:
+    return astype(x, dtype)
+
+
 def _like(number: Any, a: Value, dtype: Any = None) -> Value:
     return full(a.trace, number, a.dims, a._dtype if dtype is None else as_dtype(dtype))
 
@@ -107,9 +149,9 @@ def _reshape(a: Value, shape: Any = None, *, newshape: Any = None) -> Value:
     return shapes.reshape(a, wanted if isinstance(wanted, tuple | list) else (wanted,))
 
 
-def _broadcast_to(a: Value, shape: Any) -> Value:
+def _broadcast_to(array: Value, shape: Any) -> Value:
     wanted = shape if isinstance(shape, tuple | list) else (shape,)
-    return elementwise.broadcast_to(a, [shapes.as_dim(a.trace, s, "broadcast_to") for s in wanted])
+    return elementwise.broadcast_to(array, [shapes.as_dim(array.trace, s, "broadcast_to") for s in wanted])
 
 
 def _size(a: Value, axis: Any = None) -> Any:
@@ -126,28 +168,26 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "amax": _extreme("max"),
     "amin": _extreme("min"),
     "where": _where,
-    "clip": lambda a, a_min=None, a_max=None, *, min=None, max=None: elementwise.clip(
-        a, min if a_min is None else a_min, max if a_max is None else a_max
-    ),
+    "clip": _clip,
     "concatenate": lambda arrays, axis=0: shapes.concat(arrays, axis),
     "concat": lambda arrays, axis=0: shapes.concat(arrays, axis),
     "stack": lambda arrays, axis=0: shapes.stack(arrays, axis),
-    "split": lambda ary, indices_or_sections, axis=0: shapes.split(ary, indices_or_sections, axis),
+    "split": _split,
     "reshape": _reshape,
     "ravel": lambda a: shapes.reshape(a, (-1,)),
-    "transpose": lambda a, axes=None: shapes.transpose(a, axes),
-    "permute_dims": lambda a, axes=None: shapes.transpose(a, axes),
+    "transpose": _transpose,
+    "permute_dims": _transpose,
     "matrix_transpose": lambda x: shapes.swapaxes(x, -1, -2),
-    "swapaxes": lambda a, axis1, axis2: shapes.swapaxes(a, axis1, axis2),
-    "moveaxis": lambda a, source, destination: shapes.moveaxis(a, source, destination),
-    "expand_dims": lambda a, axis: shapes.expand_dims(a, axis),
-    "squeeze": lambda a, axis=None: shapes.squeeze(a, axis),
-    "broadcast_to": lambda array, shape: _broadcast_to(array, shape),
-    "dot": lambda a, b: matmul(a, b),
+    "swapaxes": _swapaxes,
+    "moveaxis": _moveaxis,
+    "expand_dims": _expand_dims,
+    "squeeze": _squeeze,
+    "broadcast_to": _broadcast_to,
+    "dot": _dot,
     "zeros_like": lambda a, dtype=None: _like(0, a, dtype),
     "ones_like": lambda a, dtype=None: _like(1, a, dtype),
     "full_like": lambda a, fill_value, dtype=None: _like(fill_value, a, dtype),
-    "astype": lambda x, dtype: astype(x, dtype),
+    "astype": _astype,
     "shape": lambda a: tuple(a.trace.size(d) for d in a.dims),
     "ndim": lambda a: a.rank,
     "size": _size,

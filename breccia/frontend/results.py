@@ -110,9 +110,10 @@ def convert_scaled(x: ScaledTensor) -> Sequence[Array]:
     data = x.data if x.data.dtype != np.int8 else x.data.view(np.uint8)
     ones = (1,) * len(x.shape)
     parts = [data, *(s if s.ndim else s.reshape(ones) for s in x.scales)]
-    for extra in (x.zero_point, x.offset):
-        if extra is not None:
-            parts.append(extra if extra.ndim else extra.reshape(ones))
+    if x.zero_point is not None:
+        parts.append(x.zero_point if x.zero_point.ndim else x.zero_point.reshape(ones))
+    if x.offset is not None:
+        parts.append(x.offset if x.offset.ndim else x.offset.reshape(ones))
     return parts
 
 

@@ -29,11 +29,11 @@ def check_recipe(recipe: object) -> Recipe:
     if isinstance(recipe, Recipe):
         return recipe
     name = recipe if isinstance(recipe, type) else type(recipe).__name__
-    fail(DTypeError, f"unsupported recipe: {name}; give an instance, such as breccia.recipes.mxfp8_e4m3")
+    return fail(DTypeError, f"unsupported recipe: {name}; give an instance, such as breccia.recipes.mxfp8_e4m3")
 
 
 def cast(
-    x: Value, recipe: Recipe, axis: int = -1, dtype: DTypeLike = None, seed: Any = None, scale: Any = None
+    x: Value, recipe: Recipe, axis: int = -1, dtype: DTypeLike | None = None, seed: Any = None, scale: Any = None
 ) -> Value:
     """`x` encoded by `recipe`, whose last axis lies along `axis`."""
     recipe = check_recipe(recipe)
@@ -107,7 +107,7 @@ def _seed(trace: Trace, recipe: Recipe, seed: Any) -> list[SSAValue]:
     return [reshape_to(astype(value, int64), ()).ssa]
 
 
-def dequantize(x: Value, dtype: DTypeLike = None) -> Value:
+def dequantize(x: Value, dtype: DTypeLike | None = None) -> Value:
     """The values of a scaled tensor, in `dtype` or its own: decoded in float32, then rounded."""
     if x.recipe is None:
         x.trace.fail(DTypeError, f"dequantize takes a scaled tensor, not {x.describe()}; cast it first")
@@ -120,7 +120,7 @@ def requantize(x: Value, recipe: Recipe, axis: int = -1, seed: Any = None) -> Va
     return cast(dequantize(x, float32), recipe, axis, x._dtype, seed)
 
 
-def matmul(a: Any, b: Any, out_dtype: DTypeLike = None) -> Value:
+def matmul(a: Any, b: Any, out_dtype: DTypeLike | None = None) -> Value:
     """The product of matrices, plain or scaled, in float32 and rounded to `out_dtype` (None: as the operands promote)."""
     trace = trace_of(a, b)
     left, right = _operand(trace, a), _operand(trace, b)
@@ -186,7 +186,9 @@ def grouped_matmul(x: Any, w: Any, offsets: Any, out_dtype: DTypeLike = np.float
     shapes = f"x is {trace.show(left.dims)}, w is {trace.show(right.dims)} and offsets {trace.show(table.dims)}"
     fits = left.rank == 2 and right.rank == 3 and table.rank == 1
     if not fits or trace.unify("grouped_matmul", left.dims[1], right.dims[1], broadcast=False) is None:
-        trace.fail(ShapeError, f"grouped_matmul: shape mismatch: takes x [T, K], w [E, K, N], offsets [E + 1]; {shapes}")
+        trace.fail(
+            ShapeError, f"grouped_matmul: shape mismatch: takes x [T, K], w [E, K, N], offsets [E + 1]; {shapes}"
+        )
     if table._dtype not in (int32, int64):
         trace.fail(DTypeError, f"grouped_matmul: offsets are {table.describe()}; allowed: int32, int64")
     experts = trace.number(right.dims[0], "grouped_matmul")

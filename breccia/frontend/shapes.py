@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from xdsl.dialects.builtin import IntAttr, StringAttr
@@ -40,7 +41,7 @@ def normalize_axes(x: Value, axis: Any, what: str) -> tuple[int, ...]:
     return out
 
 
-def reduce(fn: str, x: Value, axis: Any = None, *, keepdims: bool = False, dtype: DTypeLike = None) -> Value:
+def reduce(fn: str, x: Value, axis: Any = None, *, keepdims: bool = False, dtype: DTypeLike | None = None) -> Value:
     """`sum`, `max`, `min` or `amax` over axes, computed in float32 and rounded once."""
     plain(x, fn)
     axes = normalize_axes(x, axis, fn)
@@ -59,7 +60,7 @@ def _reduced_dtype(fn: str, x: Value) -> Dtype:
     return x._dtype
 
 
-def mean(x: Value, axis: Any = None, *, keepdims: bool = False, dtype: DTypeLike = None) -> Value:
+def mean(x: Value, axis: Any = None, *, keepdims: bool = False, dtype: DTypeLike | None = None) -> Value:
     """The mean over axes: the float32 sum divided by the number of elements, rounded once."""
     plain(x, "mean")
     axes = normalize_axes(x, axis, "mean")
@@ -122,7 +123,7 @@ def reshape(x: Value, shape: Sequence[Any]) -> Value:
         rest = [s for s in wanted if s != -1]
         wanted[free[0]] = _missing(x, rest)
     if factors(wanted) != factors(x.dims):
-        counts = (int(product(trace.hints(s))) for s in (wanted, x.dims))
+        counts = (trace.hint(product(s)) for s in (wanted, x.dims))
         if len(set(counts)) > 1:
             trace.fail(ShapeError, f"reshape: {trace.show(x.dims)} has not as many elements as {trace.show(wanted)}")
         for dim in (*wanted, *x.dims):
@@ -136,7 +137,7 @@ def _missing(x: Value, rest: Sequence[Dim]) -> Dim:
     found = quotient(x.dims, rest)
     if found is not None:
         return found
-    total, known = (int(product(trace.hints(s))) for s in (x.dims, rest))
+    total, known = (trace.hint(product(s)) for s in (x.dims, rest))
     if known == 0 or total % known:
         trace.fail(ShapeError, f"reshape: {trace.show(x.dims)} does not divide into {trace.show([*rest, -1])}")
     for dim in (*rest, *x.dims):
@@ -150,7 +151,7 @@ def as_dim(trace: Trace, size: Any, what: str) -> Dim:
         return size.dim
     if hasattr(size, "__index__") and not isinstance(size, bool | Value):
         return int(size.__index__())
-    trace.fail(ShapeError, f"{what}: {size!r} is no size; allowed: integers and entries of .shape")
+    return trace.fail(ShapeError, f"{what}: {size!r} is no size; allowed: integers and entries of .shape")
 
 
 def shape_argument(args: Sequence[Any]) -> tuple[Any, ...]:
@@ -226,20 +227,25 @@ def concat(values: Sequence[Any], axis: int = 0) -> Value:
 def _check_continues(first: Value, part: Value, axis: int) -> None:
     trace = first.trace
     if (first.recipe is None) != (part.recipe is None):
-        trace.fail(DTypeError, f"concat: {first.describe()} and {part.describe()}; dequantize or cast one of them first")
+        trace.fail(
+            DTypeError, f"concat: {first.describe()} and {part.describe()}; dequantize or cast one of them first"
+        )
     if first.rank != part.rank:
-        trace.fail(ShapeError, f"concat: shape mismatch: {trace.show(first.dims)} and {trace.show(part.dims)} differ in rank")
+        trace.fail(
+            ShapeError, f"concat: shape mismatch: {trace.show(first.dims)} and {trace.show(part.dims)} differ in rank"
+        )
     for i, (a, b) in enumerate(zip(first.dims, part.dims, strict=True)):
         if i != axis and trace.unify("concat", a, b, broadcast=False) is None:
             trace.fail(
-                ShapeError, f"concat: shape mismatch: {trace.show(first.dims)} and {trace.show(part.dims)} differ on axis {i}"
+                ShapeError,
+                f"concat: shape mismatch: {trace.show(first.dims)} and {trace.show(part.dims)} differ on axis {i}",
             )
 
 
 def stack(values: Sequence[Any], axis: int = 0) -> Value:
     """Arrays joined along a new axis."""
     trace = trace_of(*values)
-    return concat([expand_dims(as_value(trace, v), axis) for v in values], axis if axis >= 0 else axis)
+    return concat([expand_dims(as_value(trace, v), axis) for v in values], axis)
 
 
 def split(x: Value, sections: Any, axis: int = 0) -> list[Value]:
@@ -252,7 +258,7 @@ def split(x: Value, sections: Any, axis: int = 0) -> list[Value]:
         borders = [i * (size // sections) for i in range(sections + 1)]
     else:
         borders = [0, *(min(int(s), size) for s in sections), size]
-    return [slice_axis(x, axis, a, max(a, b)) for a, b in zip(borders, borders[1:], strict=False)]
+    return [slice_axis(x, axis, a, max(a, b)) for a, b in pairwise(borders)]
 
 
 def slice_axis(x: Value, axis: int, start: Dim, stop: Dim) -> Value:

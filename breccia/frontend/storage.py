@@ -21,12 +21,12 @@ _BUILD = {
 }  # fmt: skip
 
 
-class NotStorable(Exception):
+class NotStorableError(Exception):
     """A plan holds something that JSON cannot."""
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
-    """A plan as JSON values; raises NotStorable."""
+    """A plan as JSON values; raises NotStorableError."""
     return {
         "entry": plan.entry,
         "pinned": plan.pinned,
@@ -55,9 +55,9 @@ def plan_from_json(data: dict[str, Any]) -> Plan:
 
 def _tree_to_json(tree: Tree) -> Any:
     if tree.cls is not None:
-        raise NotStorable(f"a named tuple of class {tree.cls.__qualname__}")
+        raise NotStorableError(f"a named tuple of class {tree.cls.__qualname__}")
     if not all(isinstance(key, str) for key in tree.keys):
-        raise NotStorable("dictionary keys that are no strings")
+        raise NotStorableError("dictionary keys that are no strings")
     return [tree.kind, [_tree_to_json(child) for child in tree.children], tree.keys, tree.value]
 
 
@@ -84,7 +84,7 @@ def _dim_to_json(dim: Dim) -> Any:
         return dim.name
     if isinstance(dim, int):
         return dim
-    raise NotStorable(f"the size {dims.show(dim)}")
+    raise NotStorableError(f"the size {dims.show(dim)}")
 
 
 def _dim_from_json(data: Any) -> Dim:
@@ -98,10 +98,10 @@ def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
     """A recipe with its policy, name, and the class and parameters of one of breccia 0.1."""
     if isinstance(recipe, scaling.ScalingRecipe):
         if getattr(scaling, type(recipe).__name__, None) is not type(recipe):
-            raise NotStorable(f"a recipe of class {type(recipe).__qualname__}")
+            raise NotStorableError(f"a recipe of class {type(recipe).__qualname__}")
         return {"class": type(recipe).__name__, "parameters": recipe.parameters}
     if type(recipe) is not Recipe:
-        raise NotStorable(f"a recipe of class {type(recipe).__qualname__}")
+        raise NotStorableError(f"a recipe of class {type(recipe).__qualname__}")
     _check_known(recipe)
     return {
         "element": recipe.element.name,
@@ -119,7 +119,7 @@ def _check_known(recipe: Recipe) -> None:
     used += [extra.dtype for extra in (recipe.zero_point, recipe.offset) if extra is not None]
     for fmt in used:
         if fmt not in formats.ALL:
-            raise NotStorable(f"the format {fmt.name}, which is not one of breccia's")
+            raise NotStorableError(f"the format {fmt.name}, which is not one of breccia's")
 
 
 def recipe_from_json(data: dict[str, Any]) -> Recipe:

@@ -39,10 +39,13 @@ _MACHINERY = (
 """Code between the user's line and an op: no location points into it."""
 
 
+_ESCAPED = "a traced value is used after its function has returned; return it instead of storing it"
+
+
 class Value:
     """A traced array: an SSA value, and what types do not say.
 
-    Invariants: `dtype` is the NumPy dtype (of a scaled value: the one it decodes to); `recipe` is there exactly if the
+    Invariants: `_dtype` is the NumPy dtype (of a scaled value: the one it decodes to); `recipe` is there exactly if the
     value is scaled, and its decode half is that of the type.
     """
 
@@ -125,7 +128,7 @@ class Trace:
     def emit(self, op: type[BrecciaOp], *operands: SSAValue, **props: Attribute) -> SSAValue:
         """Add an op at the user's line and give its only result; what does not fit is the user's error."""
         if not self.open:
-            self.fail(TraceError, "a traced value is used after its function has returned; return it instead of storing it")
+            self.fail(TraceError, _ESCAPED)
         try:
             made = op.make(*operands, **props)
         except VerifyException as error:

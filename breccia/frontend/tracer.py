@@ -176,7 +176,9 @@ class Tracer(Value):
     # -- what cannot be traced -----------------------------------------------------------------------------------------
 
     def _no_value(self, what: str, instead: str) -> NoReturn:
-        self.trace.fail(TraceError, f"{what} needs the values of {self!r}, which are not known while tracing; {instead}")
+        self.trace.fail(
+            TraceError, f"{what} needs the values of {self!r}, which are not known while tracing; {instead}"
+        )
 
     def __bool__(self) -> bool:
         self._no_value("a branch (if, while, and, or, not, assert)", "use breccia.where(condition, a, b), or & and |")
