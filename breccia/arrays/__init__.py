@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Protocol, cast
 
 from breccia.errors import DTypeError, UnsupportedError
@@ -92,7 +93,11 @@ def namespace(x: Any) -> Primitives:
 
     Raises UnsupportedError for a library that has no file in this folder, DTypeError for what is no array.
     """
-    name = library(x)
+    return _namespace(library(x), type(x).__name__)
+
+
+@lru_cache(maxsize=64)
+def _namespace(name: str, given: str) -> Primitives:
     if importlib.util.find_spec(f"{__name__}.{name}") is None:
-        raise UnsupportedError(f"arrays of {name} ({type(x).__name__}) are not supported yet; convert to NumPy first")
+        raise UnsupportedError(f"arrays of {name} ({given}) are not supported yet; convert to NumPy first")
     return cast(Primitives, cast(object, importlib.import_module(f"{__name__}.{name}")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import lru_cache
 from math import inf
 
 MAGNITUDE = 0x7FFFFFFF
@@ -24,12 +25,14 @@ def float32_bits(value: float | Fraction) -> int:
         return NAN
     if value in (inf, -inf):
         return INFINITY if value > 0 else INFINITY | SIGN
-    exact = Fraction(value)
-    negative = exact < 0 or (exact == 0 and str(value).startswith("-"))
-    exact = abs(exact)
-    # floor(log2(exact)) is this or one more, so the loop runs at most once; zero and subnormals stay at -126.
-    exponent = max(-126, exact.numerator.bit_length() - exact.denominator.bit_length() - 1) if exact else -126
+    negative = value < 0 or (value == 0 and str(value).startswith("-"))
+    return _magnitude_bits(abs(Fraction(value))) | (SIGN if negative else 0)
+
+
+@lru_cache(maxsize=1024)
+def _magnitude_bits(exact: Fraction) -> int:
+    exponent = -126
     while exact >= Fraction(2) ** (exponent + 1):
         exponent += 1
     bits = ((exponent + 126) << 23) + round(exact / Fraction(2) ** (exponent - 23))
-    return min(bits, INFINITY) | (SIGN if negative else 0)
+    return min(bits, INFINITY)

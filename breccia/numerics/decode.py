@@ -40,7 +40,13 @@ def decode(codes: Any, fmt: Format) -> Array:
         raise FormatError(
             f"a code is outside {fmt.name}, whose codes are 0 to {(1 << fmt.bits) - 1}; mask with & first"
         )
-    return xp.take(xp.bitcast(xp.constant(code_bits(fmt), "uint32"), "float32"), codes)
+    return xp.take(_table(xp, fmt), codes)
+
+
+@lru_cache(maxsize=128)
+def _table(xp: Primitives, fmt: Format) -> Array:
+    bits = code_bits(fmt) if fmt.bits <= 8 else _code_bits_16(fmt)
+    return xp.bitcast(xp.constant(bits, "uint32"), "float32")
 
 
 def _wide(xp: Primitives, codes: Array, fmt: Format, name: str) -> Array:
@@ -54,7 +60,7 @@ def _wide(xp: Primitives, codes: Array, fmt: Format, name: str) -> Array:
     codes = xp.convert(codes, "uint32")
     if fmt.exponent_bits == 8:
         return xp.bitcast(codes << 16, "float32")
-    return xp.take(xp.bitcast(xp.constant(_code_bits_16(fmt), "uint32"), "float32"), codes)
+    return xp.take(_table(xp, fmt), codes)
 
 
 @lru_cache(maxsize=64)
