@@ -1,7 +1,7 @@
 """Canonical forms of elementwise ops, and constant folding. Each rule gives values for an op's results, or None.
 
-Constants are folded through operations that IEEE 754 rounds correctly, and through conversions. `exp` and its like stay,
-since a target's last bit may differ from this machine's.
+Constants are folded through operations that IEEE 754 rounds correctly, and through conversions. `exp` and its like
+stay, since a target's last bit may differ from this machine's.
 """
 
 from __future__ import annotations

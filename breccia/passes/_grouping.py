@@ -177,6 +177,10 @@ class Grouping:
         if isinstance(reader, ReduceOp):
             same = isinstance(op, ELEMENTWISE) and shape_of(op.results[0]) == shape_of(reader.args[0])
             return same and not (isinstance(op, ConvertOp) and not _widens(op))
+        if isinstance(op, ConvertOp) and not _widens(op):
+            # Whoever computes the value writes it narrow; what is in memory already is narrowed on load.
+            source = op.args[0].owner
+            return not isinstance(source, Operation) or isinstance(source, (*VIEWS, DequantizeOp))
         return isinstance(op, ConvertOp | DequantizeOp)
 
     # ---- one op after the other --------------------------------------------------------------------------------------
@@ -273,7 +277,7 @@ class Grouping:
         return _same_rows(node.space, producer.space, node.reduced or producer.reduced or frozenset())
 
     def _is_absorbed(self, producer: Node, node: Node) -> bool:
-        """True where only `node` reads what some elementwise ops make, such as a bias, so that it can make it itself."""
+        """True where only `node` reads what some elementwise ops make, such as a bias: it can make it itself."""
         cheap = all(isinstance(op, ELEMENTWISE) for op in producer.ops)
         if not cheap or not _broadcasts(producer.space, node.space):
             return False

@@ -65,6 +65,9 @@ def _through_transpose(op: QuantizeOp) -> None:
     back = TransposeOp.make(straight, order=IntsAttr(order))
     if back.out.type == type_:
         replace_op(op, [straight, back])
+        if not turned.out.uses:
+            turned.detach()
+            turned.erase()
 
 
 def _siblings(block: Block) -> list[list[QuantizeOp]]:

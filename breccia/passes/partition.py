@@ -22,7 +22,7 @@ from xdsl.ir import Block, Operation, Region, SSAValue
 from breccia.ir.kernel import KernelOp
 from breccia.ir.ops import YieldOp
 from breccia.ir.pipeline import BrecciaPass
-from breccia.ir.rewriting import functions
+from breccia.ir.rewriting import erase_dead, functions
 from breccia.passes._grouping import PRODUCTS, Grouping, Node
 from breccia.passes.fuse_sibling_quantize import GROUP
 
@@ -41,6 +41,7 @@ class Partition(BrecciaPass):
 
 
 def _partition(block: Block, numbers: Counter[str]) -> None:
+    erase_dead(block)  # a dead reader would make a kernel yield what nobody needs
     grouping = Grouping(block)
     last = block.last_op
     assert last is not None, "a function ends in a return"

@@ -1,8 +1,8 @@
 """Decides where the scales of every matmul operand are applied. Contract: reassociates.
 
 Per operand and per level, outermost first, the first legal of `epilogue` (one multiplication for each output), `mma`
-(the target's scaled instruction), `mainloop` (partial sums are scaled before they are added), `operand` (decode on load).
-Legality follows from types and the module's capabilities (`_placement.py`); the reasons stay in the op.
+(the target's scaled instruction), `mainloop` (partial sums are scaled before they are added), `operand` (decode on
+load). Legality follows from types and the module's capabilities (`_placement.py`); the reasons stay in the op.
 
     %y = breccia.matmul %a, %w                   // a: f8E4M3FN, f32 per [1, 128]; w: f8E4M3FN, f32 per [128, 128]
     ->  %y = breccia.matmul %a, %w place_a #breccia.place<mainloop> place_b #breccia.place<mainloop>

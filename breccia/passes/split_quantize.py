@@ -76,17 +76,17 @@ def _split(op: QuantizeOp, shared: dict[Hashable, SSAValue]) -> None:
     if apart and (recipe.zero_point is not None or recipe.offset is not None):
         axis = tiled_axes(shape, blocks[apart[-1]])[0]
         raise UnsupportedError(
-            f"{_where(op)}quantize of {show_shape(shape)} to {type_.encoding}: a zero point or offset needs the range of its "
-            f"block, and blocks of {_text(blocks[apart[-1]])} span axis {axis}, which kernels see in tiles; let blocks run "
-            "along the last axis, such as (1, 128), or use a symmetric recipe"
+            f"{_where(op)}quantize of {show_shape(shape)} to {type_.encoding}: a zero point or offset needs the range "
+            f"of its block, and blocks of {_text(blocks[apart[-1]])} span axis {axis}, which kernels see in tiles; let "
+            "blocks run along the last axis, such as (1, 128), or use a symmetric recipe"
         )
     if not missing:
         return
     if missing != [0]:
         raise UnsupportedError(
-            f"{_where(op)}quantize of {show_shape(shape)} to {type_.encoding}: the scales of level {missing[-1]} span a tiled "
-            "axis and depend on the level outside; only the outermost level can span one. Use one level, or finite "
-            "blocks inside"
+            f"{_where(op)}quantize of {show_shape(shape)} to {type_.encoding}: the scales of level {missing[-1]} span "
+            "a tiled axis and depend on the level outside; only the outermost level can span one. Use one level, or "
+            "finite blocks inside"
         )
     scale = _scale(op, blocks[0], shared)
     scale.name_hint = f"{op.out.name_hint}_scale" if op.out.name_hint else None
@@ -123,8 +123,8 @@ def _scale(op: QuantizeOp, block: Block, shared: dict[Hashable, SSAValue]) -> SS
 def _amax(op: QuantizeOp, block: Block, *, outer: bool) -> SSAValue:
     """The amax of every block, as f32, in the shape of the scales; what NaN and infinity do follows the policy.
 
-    An outer level looks at finite values only, so that a NaN poisons its own inner block and nothing else; a level that is
-    the innermost one too becomes NaN.
+    An outer level looks at finite values only, so that a NaN poisons its own inner block and nothing else; a level that
+    is the innermost one too becomes NaN.
     """
 
     def add(new: BrecciaOp) -> SSAValue:
@@ -174,8 +174,8 @@ def _reduced(op: QuantizeOp, x: SSAValue, block: Block) -> SSAValue:
         if not isinstance(size, int) or size % b:
             raise UnsupportedError(
                 f"{_where(op)}quantize of {show_shape(shape)}: blocks of {_text(block)} span a tiled axis, and "
-                f"{dims.show(size)} is not known to be a multiple of {b}; use a static multiple of {b}, or blocks of 1 or "
-                "of the whole axis"
+                f"{dims.show(size)} is not known to be a multiple of {b}; use a static multiple of {b}, or blocks of 1 "
+                "or of the whole axis"
             )
         split += [size // b, b]
         axes_of_blocks.append(len(split) - 1)
