@@ -58,13 +58,13 @@ def storage_type(logical: TensorType, order: str) -> TensorType:
 
 
 def canonical_layout(scaled: ScaledType) -> LayoutAttr:
-    """The order at the API and on disk: row-major, sub-byte codes packed along the last axis, low bits first."""
+    """The order at the API and on disk: row-major, and sub-byte elements packed along the last axis, low bits first.
 
-    def order(t: TensorType) -> str:
-        bits = t.format.bits if t.format else 8
-        return {4: "packed4", 6: "packed6"}.get(bits, "row_major")
-
-    return LayoutAttr(tuple((name, order(t)) for name, t in component_types(scaled)))
+    Zero points stay one a byte, like scales: there are few of them, and slices stay views.
+    """
+    packed = {4: "packed4", 6: "packed6"}.get(scaled.recipe.element.bits, "row_major")
+    names = [name for name, _ in component_types(scaled)]
+    return LayoutAttr(tuple((name, packed if name == "elements" else "row_major") for name in names))
 
 
 def storage_types(scaled: ScaledType) -> list[tuple[str, TensorType]]:
