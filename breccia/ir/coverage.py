@@ -13,16 +13,15 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from xdsl.ir import Operation
+from xdsl.ir import Block
 from xdsl.utils.exceptions import VerifyException
 
 from breccia.errors import ShapeError
 from breccia.ir import dims
-from breccia.ir.dims import Dim
 from breccia.ir.tile_ops import EncodeOp
 from breccia.ir.tiling import GridDim, Tiling, Window, show_window
 from breccia.ir.types import TensorType
-from breccia.recipes import Block
+from breccia.recipes import Block as RecipeBlock
 
 Array = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -281,37 +280,29 @@ def _with(sizes: Mapping[str, int]) -> str:
     return f" (with {', '.join(f'{s} = {n}' for s, n in sizes.items())})" if sizes else ""
 
 
-def check_encodes(ops: Iterable[Operation], tiling: Tiling, windowed: Sequence[tuple[str, TensorType]]) -> None:
-    """Raise VerifyException where a block of an `encode` would be cut by a tile: it must divide the tile or span it."""
-    whole = _whole_sizes(tiling, windowed)
-    for op in ops:
-        if isinstance(op, EncodeOp):
-            given = op.given.data if op.given is not None else ()  # type: ignore[attr-defined]
-            type_: Any = op.args[0].type
-            blocks = op.recipe.data.blocks(type_.rank)
-            for level in range(len(blocks)):
-                if level not in given:
-                    _check_blocks(type_, blocks[level], whole, level)
+def check_encodes(finish: Block, tiling: Tiling) -> None:
+    """Raise VerifyException where tiles cut blocks of an `encode`: a block divides the tile, or spans the axis."""
+    last = finish.last_op
+    yielded = list(last.operands) if last is not None else []
+    for op in finish.ops:
+        if not isinstance(op, EncodeOp):
+            continue
+        given = op.given.data if op.given is not None else ()  # type: ignore[attr-defined]
+        type_: Any = op.args[0].type
+        blocks = [b for i, b in enumerate(op.recipe.data.blocks(type_.rank)) if i not in given]
+        for scale, block in zip(op.outs[1:], blocks, strict=False):
+            if scale in yielded:
+                _check_blocks(type_, block, tiling.outputs[yielded.index(scale)], tiling)
 
 
-def _check_blocks(type_: TensorType, block: Block, whole: set[Dim], level: int) -> None:
+def _check_blocks(type_: TensorType, block: RecipeBlock, window: Window, tiling: Tiling) -> None:
+    grid = {d.name for d in tiling.grid}
     for axis, (b, size) in enumerate(zip(block, type_.shape, strict=True)):
+        moves = dims.symbols(window.index[window.kept_axes[axis]]) & grid
         divides = b is not None and isinstance(size, int) and size % b == 0
-        if not (divides or b == 1 or size == 1 or size in whole):
+        if moves and not divides and b != 1 and size != 1:
             what = "the whole axis" if b is None else f"blocks of {b}"
             raise VerifyException(
-                f"encode: level {level} has one scale for {what} on axis {axis}, but a tile there has "
-                f"{dims.show(size)} elements; widen the window to a multiple of it, or give the scales"
+                f"encode: one scale for {what} on axis {axis}, but tiles of {dims.show(size)} elements move along "
+                f"{', '.join(sorted(moves))}; widen the window to a multiple of it, or give the scales"
             )
-
-
-def _whole_sizes(tiling: Tiling, windowed: Sequence[tuple[str, TensorType]]) -> set[Dim]:
-    """Block sizes of windows that span a whole axis: a tile of that size is no part of anything larger."""
-    windows = [w for w in tiling.inputs if w is not None] + list(tiling.outputs)
-    out: set[Dim] = set()
-    for (_, type_), window in zip(windowed, windows, strict=True):
-        for size, block in zip(type_.shape, window.block, strict=True):
-            spans = isinstance(size, int) and isinstance(block, int) and block >= size
-            if block is not None and (block == size or spans):
-                out.add(block)
-    return out

@@ -141,9 +141,8 @@ class KernelOp(IRDLOperation):
         del carried
         from breccia.ir.coverage import check_encodes, check_tiling
 
-        windowed = [(n, ty) for n, ty, _ in self._windowed()]
-        check_tiling(t, windowed, self.operand_names())
-        check_encodes((op for _, region in self.named_regions() for op in region.block.ops), t, windowed)
+        check_tiling(t, [(n, ty) for n, ty, _ in self._windowed()], self.operand_names())
+        check_encodes(self.finish.block, t)
 
     def operand_names(self) -> list[str]:
         return [f"%{a.name_hint}" if a.name_hint else f"operand {i}" for i, a in enumerate(self.args)]

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from io import StringIO
 
-from xdsl.ir import Attribute, Operation, ParametrizedAttribute
+from xdsl.ir import Attribute, Operation, ParametrizedAttribute, SSAValue
 from xdsl.printer import Printer
 
 from breccia.ir.attributes import PolicyAttr
@@ -22,6 +22,14 @@ class BrecciaPrinter(Printer):
     """Prints `#recipe0` for what the header spells out, and `dot` for `breccia.dot` inside kernels."""
 
     aliases: dict[Attribute, str] = field(default_factory=dict[Attribute, str])
+
+    def print_ssa_value(self, value: SSAValue) -> str:
+        """As xDSL's, and also clear of names that a kernel's region arguments took over from its operands."""
+        hint = value.name_hint
+        if hint and value not in self._ssa_values and hint in self.ssa_names:
+            while f"{hint}_{self.ssa_names[hint]}" in self.ssa_names:
+                self.ssa_names[hint] += 1
+        return super().print_ssa_value(value)
 
     def print_attribute(self, attribute: Attribute) -> None:
         alias = self.aliases.get(attribute) if isinstance(attribute, tuple(_PREFIX)) else None
