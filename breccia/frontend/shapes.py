@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from xdsl.dialects.builtin import IntAttr, StringAttr
 
 from breccia.errors import DTypeError, ShapeError, TraceError
@@ -303,7 +304,7 @@ def _index_axis(x: Value, axis: int, entry: Any) -> tuple[Value, bool]:
         return _slice_entry(x, axis, entry), True
     if isinstance(entry, Value):
         trace.fail(TraceError, "indexing with a traced array; use breccia.where to choose between values")
-    if isinstance(entry, bool) or not hasattr(entry, "__index__"):
+    if isinstance(entry, bool | np.ndarray) or not hasattr(entry, "__index__"):
         trace.fail(
             TraceError,
             f"indexing with {type(entry).__name__}: only integers, slices, `...` and None are traced; "
