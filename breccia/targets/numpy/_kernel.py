@@ -15,7 +15,7 @@ from breccia.ir.types import DimsAttr
 from breccia.targets.numpy._chains import find_chains
 from breccia.targets.numpy._constants import Constants
 from breccia.targets.numpy._ops import write, write_chain
-from breccia.targets.numpy._region import Region, signature, tensor_type
+from breccia.targets.numpy._region import Region, docstring, tensor_type
 from breccia.targets.numpy.names import RESERVED, Names, quoted
 
 
@@ -25,8 +25,8 @@ def kernel_function(kernel: KernelOp, name: str, constants: Constants) -> tuple[
     writer.write()
     symbols = sorted(writer.region.sizes.used)
     parameters = ", ".join(["xp", "rt", *writer.operands, *(writer.region.sizes[s] for s in symbols)])
-    doc = signature(kernel.kernel_name, kernel.args, [o.type for o in kernel.outs])
-    return f'def {name}({parameters}):\n    """{doc}"""\n{writer.region.text()}', symbols
+    doc = docstring(kernel.kernel_name, kernel.args, [o.type for o in kernel.outs])
+    return f"def {name}({parameters}):\n{doc}{writer.region.text()}", symbols
 
 
 def _symbols(kernel: KernelOp) -> list[str]:
@@ -57,6 +57,7 @@ class _Kernel:
     def __init__(self, kernel: KernelOp, constants: Constants) -> None:
         self.kernel, self.tiles = kernel, kernel.tiles
         self.region = Region(Names(RESERVED), constants, lambda i: self.operands[i])
+        self.region.clip = self._clip
         self.operands = [self.region.bind(a, a.name_hint or f"arg{i}") for i, a in enumerate(kernel.args)]
         for symbol in _symbols(kernel):
             self.region.sizes.symbol(symbol, self.region.names.fresh(symbol))
@@ -118,6 +119,22 @@ class _Kernel:
         return window.segment is None and all(
             b == size and zero for b, size, zero in zip(window.block, shape, first, strict=True)
         )
+
+    def _clip(self, start: dims.Dim, block: dims.Dim) -> str | None:
+        """How many of `block` elements from `start` on lie in the operand that is cut there; None if none is."""
+        single: dict[str, dims.Dim] = {d.name: 0 for d in self.tiles.grid if d.extent == 1}
+        windows = zip((*self.kernel.args, *self.kernel.outs), (*self.tiles.inputs, *self.tiles.outputs), strict=True)
+        for value, window in windows:
+            if window is None:
+                continue
+            for axis, (b, index) in enumerate(zip(window.block, window.index, strict=True)):
+                segment = window.segment is not None and window.segment.axis == axis
+                if b is not None and b == block and not segment:
+                    first = dims.mul(dims.substitute(index, single), b)
+                    if first == dims.substitute(start, single):
+                        size = dims.sub(tensor_type(value.type).shape[axis], first)
+                        return self.region.size(dims.minimum(block, size))
+        return None
 
     def _is_zero(self, index: dims.Dim) -> bool:
         single = {d.name: 0 for d in self.tiles.grid if d.extent == 1}

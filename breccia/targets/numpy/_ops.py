@@ -67,7 +67,8 @@ def _iota(region: Region, op: Operation) -> None:
     t, axis = tensor_type(op.results[0].type), prop(op, "axis")
     (start,) = prop(op, "start")
     shape = [size if i == axis else 1 for i, size in enumerate(t.shape)]
-    size = _extent(region, op.results[0], axis) or region.size(t.shape[axis])
+    clipped = region.clip(start, t.shape[axis]) if region.clipped else None
+    size = clipped or _extent(region, op.results[0], axis) or region.size(t.shape[axis])
     text = f"rt.iota(xp, {region.size(start)}, {size}, {axis}, {t.rank}, {quoted(t.dtype)})"
     region.assign(op, text, fresh=shape == list(t.shape))
     if shape != list(t.shape):

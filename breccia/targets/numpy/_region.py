@@ -62,6 +62,8 @@ class Region:
         """Windows on a part of the last axis."""
         self.clipped = False
         """True in a loop, where tiles may be smaller than their types say."""
+        self.clip: Callable[[Dim, Dim], str | None] = lambda start, block: None
+        """The part of a block that lies in the operand which is cut there."""
         self._lines: list[str] = []
         self._texts: dict[SSAValue, str] = {}
         self._indent = 1
@@ -173,8 +175,13 @@ def shown(name: str, type_: Attribute) -> str:
     return comment(f"{name}: [{', '.join(map(dims.show, t.shape))}] {t.dtype}")
 
 
-def signature(name: str, arguments: Sequence[SSAValue], results: Sequence[Attribute]) -> str:
-    """One line that says what a function takes and gives."""
-    given = ", ".join(shown(a.name_hint or f"arg{i}", a.type) for i, a in enumerate(arguments))
-    gives = ", ".join(shown("", r).removeprefix(": ") for r in results)
-    return f"{comment(name)}({given}) -> {gives or 'nothing'}"
+def docstring(name: str, arguments: Sequence[SSAValue], results: Sequence[Attribute], about: str = "") -> str:
+    """A docstring that says what a function takes and gives: one line, or one for each argument."""
+    given = [shown(a.name_hint or f"arg{i}", a.type) for i, a in enumerate(arguments)]
+    gives = ", ".join(shown("", r).removeprefix(": ") for r in results) or "nothing"
+    tail = f"  {comment(about)}" if about else ""
+    line = f'"""{comment(name)}({", ".join(given)}) -> {gives}{tail}"""'
+    if len(line) <= 110:
+        return f"    {line}\n"
+    lines = [f'"""{comment(name)}{tail}', "", *given, f"-> {gives}", '"""']
+    return "".join(f"    {text}".rstrip() + "\n" for text in lines)

@@ -33,7 +33,7 @@ from breccia.ir.types import TensorType
 from breccia.targets.numpy._constants import Constants
 from breccia.targets.numpy._kernel import kernel_function
 from breccia.targets.numpy._ops import write
-from breccia.targets.numpy._region import Region, signature
+from breccia.targets.numpy._region import Region, docstring
 from breccia.targets.numpy.names import RESERVED, Names, comment, entry_name
 
 HEADER = "import numpy as np\n\nfrom breccia.targets.numpy import runtime\n"
@@ -78,10 +78,9 @@ class _Function:
                 write(region, op)
         region.insert([f"{region.sizes[s]} = {text}" for s, text in sizes.items() if s in region.sizes.used])
         where = show_location(f).replace("\\", "/").rpartition("/")[2]
-        doc = signature(f.sym_name.data, f.args, list(f.function_type.outputs)) + (f"    {comment(where)}" if where else "")
+        doc = docstring(f.sym_name.data, f.args, list(f.function_type.outputs), where)
         given = ", ".join([*arguments, "*, xp=np, rt=runtime"])
-        head = f'@runtime.quiet\ndef {entry_name(f.sym_name.data)}({given}):\n    """{doc}"""\n'
-        return [*kernels, head + region.text()]
+        return [*kernels, f"@runtime.quiet\ndef {entry_name(f.sym_name.data)}({given}):\n{doc}{region.text()}"]
 
     def _symbols(self) -> dict[str, str]:
         """Every symbol of the arguments' types, and how to find it from their shapes; plain ones first."""

@@ -34,8 +34,10 @@ def comment(text: str) -> str:
 
 
 def quoted(name: object) -> str:
-    """A format, dtype or order as a string literal."""
-    return f'"{identifier(str(name))}"'
+    """The name of a format, dtype or order as a string literal."""
+    text = str(name)
+    assert re.fullmatch(r"\w+", text), f"{text!r} is no name of a format, dtype or order"
+    return f'"{text}"'
 
 
 def entry_name(function: str) -> str:

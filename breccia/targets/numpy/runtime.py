@@ -85,10 +85,8 @@ def empty(xp: Any, shape: tuple[int, ...], dtype: str) -> Array:
 
 def store(xp: Any, target: Array, index: Any, value: Array, combine: str | None = None) -> Array:
     """`target` with `value` at `index`, added to or the larger of what is there if `combine` says so."""
-    if combine == "add":
-        value = target[index] + value
-    elif combine == "max":
-        value = xp.maximum(target[index], value)
+    if combine is not None:
+        value = {"add": xp.add, "max": xp.maximum}[combine](target[index], value)
     target[index] = value
     return target
 
