@@ -136,7 +136,8 @@ class _Run:
         squeezed = tuple(a for a, b in enumerate(window.block) if b is None)
         whole = [start == 0 and stop == n for (start, stop), n in zip(ranges, value.shape, strict=True)]
         extent = tuple(exact(tile.shape[a], whole=whole[a]) for a in window.kept_axes)
-        data = np.ascontiguousarray(tile.reshape([n for a, n in enumerate(tile.shape) if a not in squeezed]))
+        kept = [n for a, n in enumerate(tile.shape) if a not in squeezed]
+        data = np.ascontiguousarray(tile).reshape(kept)  # reshaped last: a contiguous copy has one axis or more
         return Tile(self._padded(data, mode.shape(window.tile), type_), extent)
 
     def _padded(self, data: Array, full: tuple[int, ...], type_: TensorType) -> Array:
