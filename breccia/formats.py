@@ -46,6 +46,21 @@ class Format:
     fraction_bits: int = 0
     codebook: tuple[float, ...] = ()
 
+    def __post_init__(self) -> None:
+        if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 1 <= self.bits <= 64:
+            raise FormatError(f"format {self.name!r} has {self.bits!r} bits; allowed: 1 to 64")
+        if self.kind == "int" and self.bits > 16:
+            raise FormatError(f"integer format {self.name!r} has {self.bits} bits; allowed: 1 to 16")
+        width = self.signed + self.exponent_bits + self.mantissa_bits
+        if self.kind == "float" and width != self.bits:
+            raise FormatError(
+                f"format {self.name!r} has {self.bits} bits, but sign, exponent and mantissa take {width}"
+            )
+        if self.kind == "codebook" and len(self.codebook) != 1 << self.bits:
+            raise FormatError(
+                f"codebook {self.name!r} of {self.bits} bits needs {1 << self.bits} values, got {len(self.codebook)}"
+            )
+
     def __repr__(self) -> str:
         return f"<format {self.name}>"
 

@@ -68,6 +68,22 @@ def test_find_knows_both_spellings(fmt):
     assert formats.find(fmt.mlir) is fmt
 
 
+@pytest.mark.parametrize("bits", [-1, 0, 999, 3.5, True])
+def test_widths_out_of_range_are_refused(bits):
+    with pytest.raises(FormatError, match="allowed: 1 to 64"):
+        formats.Format("mine", "mine", "int", bits)
+
+
+def test_parts_must_fit_together():
+    with pytest.raises(FormatError, match="take 8"):
+        formats.Format("mine", "mine", "float", 9, exponent_bits=4, mantissa_bits=3)
+    with pytest.raises(FormatError, match="needs 16 values, got 2"):
+        formats.Format("mine", "mine", "codebook", 4, codebook=(0.0, 1.0))
+    with pytest.raises(FormatError, match="allowed: 1 to 16"):
+        formats.Format("mine", "mine", "int", 32)
+    assert formats.Format("int9", "i9", "int", 9).max == 255
+
+
 def test_errors_say_what_is_allowed():
     with pytest.raises(FormatError, match=r"unknown format 'float7'; known formats: .*float8_e4m3fn"):
         formats.find("float7")

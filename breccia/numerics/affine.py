@@ -6,9 +6,20 @@ from breccia.arrays import Array, Primitives
 from breccia.errors import FormatError, UnsupportedError
 from breccia.formats import Format, int8
 from breccia.numerics import bits as f32
+from breccia.numerics.bit_encode import bit_encode
 from breccia.numerics.decode import decode
-from breccia.numerics.encode import bit_encode, encode
-from breccia.numerics.scale_rules import combined_scales, outer_scales, scale_shape, span_scales, stored, without_zeros
+from breccia.numerics.encode import encode
+from breccia.numerics.nonfinite import clamp_infinity, refuse_nonfinite
+from breccia.numerics.scale_rules import (
+    block_ratio,
+    combined_scales,
+    outer_product,
+    outer_scales,
+    scale_shape,
+    span_scales,
+    stored,
+    without_zeros,
+)
 from breccia.recipes import Recipe, Rounding, grid_shape
 
 _INT16 = Format("int16", "i16", "int", 16)
@@ -57,8 +68,6 @@ def _supported(recipe: Recipe) -> None:
 
 
 def _range(xp: Primitives, x: Array, recipe: Recipe) -> tuple[Array, Array, Array, Array]:
-    from breccia.numerics.quantize import clamp_infinity, refuse_nonfinite
-
     block = recipe.blocks(len(xp.shape(x)))[-1]
     bad = xp.block_amax_bits(x, block) >= f32.INFINITY
     if xp.any(bad):
@@ -80,9 +89,6 @@ def _scales(
     given: tuple[Array, ...],
     shape: tuple[int, ...],
 ) -> tuple[Array, ...]:
-    from breccia.numerics.quantize import outer_product
-    from breccia.numerics.scale_rules import block_ratio
-
     span = xp.bitcast(xp.add(high, -low), "uint32")
     overflow = span >= f32.INFINITY
     span = xp.minimum(span, f32.LARGEST)

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from breccia.arrays import Array, Primitives, namespace
-from breccia.errors import FormatError, RecipeError, ShapeError
+from breccia.errors import RecipeError, ShapeError
 from breccia.numerics import affine
 from breccia.numerics import bits as f32
 from breccia.numerics.encode import encode, row_major_strides
+from breccia.numerics.nonfinite import clamp_infinity, refuse_nonfinite
 from breccia.numerics.scale_rules import (
     block_ratio,
     combined_scales,
     finite_amax,
+    outer_product,
     outer_scales,
     poison,
     rank_of,
@@ -21,7 +23,7 @@ from breccia.numerics.scale_rules import (
     scale_shape,
     without_zeros,
 )
-from breccia.recipes import Block, Recipe, grid_shape
+from breccia.recipes import Block, Recipe
 
 IndexOffset = int | tuple[int, tuple[int, ...]] | Array
 """Where a tile lies in its tensor: the flat index of its first element (if rows are whole), that and the strides of
@@ -124,22 +126,6 @@ def _checked(xp: Primitives, x: Array, recipe: Recipe, block: Block) -> tuple[Ar
     return x, bits
 
 
-def refuse_nonfinite(recipe: Recipe, shape: tuple[int, ...]) -> None:
-    """Raise FormatError if the policy forbids NaN and infinity."""
-    if recipe.policy.nonfinite == "error":
-        raise FormatError(
-            f"x of shape {shape} holds NaN or infinity, and the policy of {recipe!r} is nonfinite='error'; "
-            "clean x, or use nonfinite='poison' or 'saturate'"
-        )
-
-
-def clamp_infinity(xp: Primitives, x: Array) -> Array:
-    """X with infinities replaced by the largest finite float32 of the same sign."""
-    bits = xp.bitcast(x, "uint32")
-    infinite = (bits & f32.MAGNITUDE) == f32.INFINITY
-    return xp.bitcast(xp.where(infinite, bits - 1, bits), "float32")
-
-
 def _missing_outer(
     xp: Primitives, x: Array, amax_bits: Array, recipe: Recipe, given: tuple[Array, ...]
 ) -> tuple[Array, ...]:
@@ -158,23 +144,6 @@ def _missing_outer(
         outside = outer_product(xp, found, recipe, shape, blocks[i])
         found += (xp.reshape(outer_scales(amax, recipe, i, outside), scale_shape(level, shape)),)
     return found
-
-
-def outer_product(
-    xp: Primitives, scales: tuple[Array, ...], recipe: Recipe, shape: tuple[int, ...], block: Block
-) -> Array | None:
-    """The product of the first levels' scales, innermost of them first, on the grid of `block`; None for no levels."""
-    if not scales:
-        return None
-    from breccia.numerics.decode import decode
-
-    blocks = recipe.blocks(len(shape))
-    total = None
-    for i in reversed(range(len(scales))):
-        grid = xp.reshape(decode(scales[i], recipe.levels[i].dtype), grid_shape(shape, blocks[i]))
-        grid = xp.expand(grid, block_ratio(blocks[i], block), grid_shape(shape, block))
-        total = grid if total is None else xp.multiply(total, grid)
-    return total
 
 
 def _innermost(

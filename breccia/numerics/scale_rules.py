@@ -262,6 +262,21 @@ def combined_scales(xp: Primitives, scales: tuple[Array, ...], recipe: Recipe, s
     return total
 
 
+def outer_product(
+    xp: Primitives, scales: tuple[Array, ...], recipe: Recipe, shape: tuple[int, ...], block: Block
+) -> Array | None:
+    """The product of the first levels' scales, innermost of them first, on the grid of `block`; None for no levels."""
+    if not scales:
+        return None
+    blocks = recipe.blocks(len(shape))
+    total = None
+    for i in reversed(range(len(scales))):
+        grid = xp.reshape(decode(scales[i], recipe.levels[i].dtype), grid_shape(shape, blocks[i]))
+        grid = xp.expand(grid, block_ratio(blocks[i], block), grid_shape(shape, block))
+        total = grid if total is None else xp.multiply(total, grid)
+    return total
+
+
 def level_grids(xp: Primitives, scales: tuple[Array, ...], recipe: Recipe, shape: tuple[int, ...]) -> list[Array]:
     """Each level's scales as float32, spread over the innermost grid, outermost first."""
     blocks = recipe.blocks(len(shape))

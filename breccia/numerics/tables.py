@@ -14,6 +14,7 @@ import numpy as np
 
 from breccia.arrays import Array, Primitives
 from breccia.formats import Format
+from breccia.numerics.bit_encode import bit_encode
 from breccia.recipes import Overflow, Rounding
 
 
@@ -38,8 +39,6 @@ def key_bits(fmt: Format) -> int:
 
 @lru_cache(maxsize=256)
 def _table(xp: Primitives, fmt: Format, rounding: Rounding, overflow: Overflow) -> Array:
-    from breccia.numerics.encode import bit_encode
-
     width = key_bits(fmt)
     keys = np.arange(1 << width, dtype=np.uint32) << np.uint32(32 - width)
     table = bit_encode(xp, keys.view(np.float32), fmt, rounding, overflow, None)

@@ -13,8 +13,8 @@ import breccia.arrays.numpy as xp
 from breccia import formats
 from breccia.errors import DTypeError, FormatError, RecipeError, UnsupportedError
 from breccia.numerics import decode, encode
+from breccia.numerics.bit_encode import bit_encode
 from breccia.numerics.bits import float32_bits
-from breccia.numerics.encode import bit_encode
 from breccia.numerics.rounding import random_bits
 from tests.numerics import oracle
 
