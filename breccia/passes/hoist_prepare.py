@@ -24,7 +24,7 @@ from breccia.errors import PassError
 from breccia.ir.attributes import IntsAttr
 from breccia.ir.ops import ConvertLayoutOp, ReshapeOp, SliceOp, TransposeOp
 from breccia.ir.pipeline import BrecciaPass
-from breccia.ir.rewriting import functions, retype
+from breccia.ir.rewriting import functions, retype, with_location
 
 PREPARE = "prepare"
 CONSTANTS = "breccia.constants"
@@ -90,7 +90,7 @@ def _prepare(function: FuncOp, chains: list[list[Operation]]) -> FuncOp:
     for arg, inner, chain in zip(args, list(body.args), chains, strict=True):
         inner.name_hint, inner.location = arg.name_hint, arg.location
         results.append(_moved(arg, inner, chain, body))
-    body.add_op(ReturnOp(*results))
+    body.add_op(with_location(ReturnOp(*results), function.get_return_op() or function))
     types = FunctionType.from_lists([a.type for a in body.args], [r.type for r in results])
     prepare = FuncOp(PREPARE, types, Region(body))
     prepare.location = function.location

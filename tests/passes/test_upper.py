@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from breccia.ir.capabilities import TARGET_KEY, set_target
+from breccia.ir.dialect import parse_module
 from breccia.ir.forms import verify_form
 from breccia.ir.printer import print_module
+from breccia.testing.inputs import KINDS
 from breccia.testing.validate import validate_pipeline
-from tests.passes.examples import PROGRAMS, UPPER, lowered, parsed, passes, validated, with_layouts
+from tests.passes.examples import (
+    PROGRAMS,
+    UPPER,
+    capabilities,
+    lost_locations,
+    lowered,
+    number_locations,
+    parsed,
+    passes,
+    validated,
+    with_layouts,
+)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -36,3 +52,23 @@ def test_passes_are_deterministic_and_idempotent(program: str) -> None:
     for step in passes(("canonicalize", "cse", "dce", "hoist-prepare")):
         step.run(twice)
     assert print_module(twice) == print_module(once)
+
+
+FILECHECK = Path(__file__).parents[1] / "filecheck" / "passes"
+CHUNKS = [
+    pytest.param(name, chunk, id=f"{name}-{number}")
+    for name in UPPER
+    for number, chunk in enumerate((FILECHECK / f"{name}.mlir").read_text(encoding="utf-8").split("// -----"))
+]
+
+
+@pytest.mark.parametrize(("name", "chunk"), CHUNKS)
+def test_contract_on_filecheck_programs(name: str, chunk: str) -> None:
+    """What the text tests show is also right, for values of every kind."""
+    module = parse_module(chunk)
+    if TARGET_KEY not in module.attributes:
+        set_target(module, capabilities("triton:sm_90"))
+    number_locations(module)
+    kinds = ("exact", "nan") if name == "place-scales" else KINDS
+    after = validate_pipeline(module, passes([name]), sizes=[{"M": 3, "N": 5, "K": 130, "T": 9}], kinds=kinds)
+    assert lost_locations(after) == []
