@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 from functools import lru_cache
 from typing import Any
 
 from breccia.arrays import Array, Primitives, namespace
 from breccia.errors import DTypeError, FormatError, UnsupportedError
 from breccia.formats import Format
-from breccia.numerics.bits import float32_bits
+from breccia.numerics.bits import NAN, float32_bits
 
 _NATIVE = {"float32", "float16", "bfloat16"}
 
@@ -71,5 +72,7 @@ def code_bits(fmt: Format) -> tuple[int, ...]:
 
 @lru_cache(maxsize=4)
 def _code_bits_16(fmt: Format) -> tuple[int, ...]:
-    positive = [float32_bits(fmt.decode_code(code)) for code in range(1 << 15)]
+    values = [fmt.decode_code(code) for code in range(1 << 15)]
+    # Every value is a float32, so that no rounding is needed and struct's conversion is exact.
+    positive = [NAN if v != v else struct.unpack("<I", struct.pack("<f", v))[0] for v in values]
     return (*positive, *(b | 0x80000000 for b in positive))
