@@ -25,6 +25,7 @@ from breccia.ir.ops import (
     SelectOp,
     TransposeOp,
     UnaryOp,
+    YieldOp,
 )
 from breccia.ir.tile_ops import (
     DotOp,
@@ -128,6 +129,8 @@ def _enter(
 
 def _walk(block: Block, found: dict[SSAValue, Tags], walked: frozenset[str]) -> None:
     for op in block.ops:
+        if isinstance(op, YieldOp):
+            return
         for result, tags in zip(op.results, _op_tags(op, [found[a] for a in op.operands], walked), strict=True):
             found[result] = tags
 

@@ -19,7 +19,7 @@ from breccia.ir.base import BrecciaOp
 from breccia.ir.dims import Dim
 from breccia.ir.kernel import KernelOp, tile_type
 from breccia.ir.ops import BinaryOp, BroadcastOp, ConcatOp, FullOp, IotaOp, ReduceOp, ReshapeOp, SliceOp, YieldOp
-from breccia.ir.rewriting import with_location
+from breccia.ir.rewriting import erase_dead, with_location
 from breccia.ir.tile_ops import DotOp, DotScaledOp, ExpandOp, UnpackOp, UnswizzleOp
 from breccia.ir.tiling import Tiling, Window
 from breccia.ir.types import DimsAttr, TensorType
@@ -206,7 +206,9 @@ class _Rebuilder:
         return op.outs[0]
 
     def end(self, values: list[SSAValue], like: Operation) -> None:
+        """Finish the region, without the constants that turned out to change nothing."""
         self.block.add_op(with_location(YieldOp.make(*values), like))
+        erase_dead(self.block)
 
     def arguments(self, old: Block, carried: int, uses: tuple[int, ...], given: dict[Any, Wide]) -> None:
         """Add an argument for each operand that a region reads, and enter it in `given`."""
