@@ -7,6 +7,7 @@ nor zeros appended to it; targets reassociate. In wide mode the order is left to
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -75,8 +76,8 @@ def total(x: Array, axes: Sequence[int], mode: Mode) -> Array:
     if x.dtype.kind != "f":
         return np.sum(x, axis=tuple(axes), keepdims=True, dtype=x.dtype)
     kept = [i for i in range(x.ndim) if i not in axes]
-    flat = np.transpose(x, [*kept, *sorted(axes)]).reshape(*(x.shape[i] for i in kept), -1)
-    count = flat.shape[-1]
+    count = prod(x.shape[i] for i in axes)
+    flat = np.transpose(x, [*kept, *sorted(axes)]).reshape(*(x.shape[i] for i in kept), count)
     last = np.add.accumulate(flat, axis=-1)[..., -1:] if count else np.zeros((*flat.shape[:-1], 1), x.dtype)
     if mode.nudge is not None:
         last = last + mode.nudge(np.sum(np.abs(flat), axis=-1, keepdims=True), count)
