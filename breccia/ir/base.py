@@ -23,6 +23,8 @@ from breccia.ir.attributes import IntsAttr, NumberAttr, number, parse_number
 from breccia.ir.dims import Dim
 from breccia.ir.types import DimsAttr, ScaledType, TensorType, is_compute
 
+_WRONG_KIND = (AttributeError, TypeError, KeyError)
+"""What `infer` runs into where text gives `policy 5`: properties are attributes of any class until then."""
 FieldKind = Literal["word", "name", "int", "ints", "number", "dim", "dims", "type", "attr"]
 
 
@@ -115,7 +117,10 @@ class BrecciaOp(IRDLOperation):
 
     def verify_(self) -> None:
         self.check_arity(len(self.args))
-        wanted = self.infer([a.type for a in self.args], self.properties)
+        try:
+            wanted = self.infer([a.type for a in self.args], self.properties)
+        except _WRONG_KIND as error:
+            raise VerifyException(f"{self.name}: a property is missing or of the wrong kind: {error}") from error
         found = [r.type for r in self.outs]
         if found != wanted:
             raise VerifyException(
@@ -148,6 +153,8 @@ class BrecciaOp(IRDLOperation):
             return op
         except VerifyException as error:
             parser.raise_error(f"{cls.name}: {error}", start)
+        except _WRONG_KIND as error:
+            parser.raise_error(f"{cls.name}: a property is of the wrong kind: {error}", start)
 
     @staticmethod
     def _starts(parser: Parser, keyword: str) -> bool:

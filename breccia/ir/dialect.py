@@ -36,6 +36,10 @@ def context() -> Context:
 
 def parse_module(text: str, name: str = "<text>") -> ModuleOp:
     """The verified module that `text` spells; raises xDSL's ParseError or VerifyException."""
-    module = Parser(context(), text, name).parse_module()
+    parser = Parser(context(), text, name)
+    try:
+        module = parser.parse_module()
+    except RecursionError:
+        parser.raise_error("nested too deeply here")
     module.verify()
     return module

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Dim = Union[int, "Expr"]
 
+MAX_TERMS = 64
+"""Most terms, and factors of a term, in the text of one size."""
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "floordiv": "floordiv"}
 _CALLS = ("ceildiv", "min", "max")
 
@@ -252,24 +254,26 @@ def show(dim: Dim, operand_name: Callable[[int], str] = lambda i: f"table({i})")
 def parse(parser: AttrParser, operand_index: Callable[[str], int] | None = None) -> Dim:
     """Read an expression: `ceildiv(M, 128)`, `2 * G + 1`, `%offsets[e + 1]`, `h floordiv 2`."""
     left = _parse_product(parser, operand_index)
-    while True:
+    for _ in range(MAX_TERMS):
         if parser.parse_optional_punctuation("+"):
             left = add(left, _parse_product(parser, operand_index))
         elif parser.parse_optional_punctuation("-"):
             left = sub(left, _parse_product(parser, operand_index))
         else:
             return left
+    return parser.raise_error(f"a size has more than {MAX_TERMS} terms")
 
 
 def _parse_product(parser: AttrParser, operand_index: Callable[[str], int] | None) -> Dim:
     left = _parse_atom(parser, operand_index)
-    while True:
+    for _ in range(MAX_TERMS):
         if parser.parse_optional_punctuation("*"):
             left = mul(left, _parse_atom(parser, operand_index))
         elif parser.parse_optional_keyword("floordiv"):
-            left = floordiv(left, _parse_atom(parser, operand_index))
+            left = _divided(parser, floordiv, left, _parse_atom(parser, operand_index))
         else:
             return left
+    return parser.raise_error(f"a size has more than {MAX_TERMS} factors")
 
 
 def _parse_atom(parser: AttrParser, operand_index: Callable[[str], int] | None) -> Dim:
@@ -294,7 +298,13 @@ def _parse_atom(parser: AttrParser, operand_index: Callable[[str], int] | None) 
     parser.parse_punctuation(",")
     b = parse(parser, operand_index)
     parser.parse_punctuation(")")
-    return _BUILD[name](a, b)
+    return _divided(parser, _BUILD[name], a, b) if name == "ceildiv" else _BUILD[name](a, b)
+
+
+def _divided(parser: AttrParser, divide: Callable[[Dim, Dim], Dim], a: Dim, b: Dim) -> Dim:
+    if b == 0:
+        parser.raise_error("a size is divided by zero")
+    return divide(a, b)
 
 
 def _parse_optional_table(parser: AttrParser, operand_index: Callable[[str], int] | None) -> int | None:

@@ -155,16 +155,16 @@ class RecipeAttr(Data[Recipe]):
             levels: list[Level] = []
             zero: ZeroPoint | None = None
             offset: Offset | None = None
-            while parser.parse_optional_punctuation(","):
-                if parser.parse_optional_keyword("zero"):
-                    zero = ZeroPoint(_parse_format(parser))
-                elif parser.parse_optional_keyword("offset"):
-                    offset = Offset(_parse_format(parser))
-                else:
-                    dtype = _parse_format(parser)
-                    parser.parse_keyword("per")
-                    levels.append(Level(dtype, _parse_block(parser)))
             try:
+                while parser.parse_optional_punctuation(","):
+                    if parser.parse_optional_keyword("zero"):
+                        zero = ZeroPoint(_parse_format(parser))
+                    elif parser.parse_optional_keyword("offset"):
+                        offset = Offset(_parse_format(parser))
+                    else:
+                        dtype = _parse_format(parser)
+                        parser.parse_keyword("per")
+                        levels.append(Level(dtype, _parse_block(parser)))
                 power = bool(levels) and levels[-1].dtype.is_power_of_two
                 return Recipe(element, tuple(levels), zero, offset, Policy(scale="ceil" if power else "exact"))
             except ValueError as error:
