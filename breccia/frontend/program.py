@@ -79,12 +79,13 @@ class Program:
     def gather(self, leaves: Sequence[Any]) -> list[Any]:
         """The components that the emitted function takes."""
         parts: list[Any] = []
-        for convert, leaf in zip(self.converters, leaves, strict=True):
+        for convert, leaf in zip(self.converters, leaves):  # noqa: B905 - one for each; this is on the way of every call
             if convert is None:
                 parts.append(leaf)
             else:
                 parts += convert(leaf)
-        parts += self.fixed
+        if self.fixed:
+            parts += self.fixed
         return parts
 
     def scatter(self, out: Any, leaves: Sequence[Any]) -> Any:

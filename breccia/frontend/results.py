@@ -119,4 +119,17 @@ def convert_scaled(x: ScaledTensor) -> Sequence[Array]:
 
 def converter(leaf: Any) -> Convert | None:
     """What makes the components of arguments like `leaf`; None where the argument is its own component."""
-    return convert_scaled if isinstance(leaf, ScaledTensor) else convert_plain(leaf.dtype)
+    if not isinstance(leaf, ScaledTensor):
+        return convert_plain(leaf.dtype)
+    stored_as_is = leaf.data.dtype == np.uint8 and leaf.zero_point is None and leaf.offset is None
+    if not stored_as_is or any(s.ndim == 0 for s in leaf.scales):
+        return convert_scaled
+    return _one_level if len(leaf.scales) == 1 else _levels  # this is on the way of every call
+
+
+def _one_level(x: ScaledTensor) -> Sequence[Array]:
+    return x.data, x.scales[0]
+
+
+def _levels(x: ScaledTensor) -> Sequence[Array]:
+    return x.data, *x.scales

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from xdsl.dialects import builtin
@@ -136,18 +136,35 @@ class RegionBuilder:
 
     def tile(self, value: SSAValue) -> SSAValue:
         """The tile of a plain body value."""
-        if value not in self._tiles:
-            if isinstance(value, BlockArgument):
-                self._tiles[value] = self.fetch(value, self.cuts.window(value))
+        pending = [value]  # a stack, since chains of ops may be longer than Python's recursion goes
+        while pending:
+            missing = [a for a in self._read_by(pending[-1]) if a not in self._tiles]
+            if missing:
+                pending += reversed(missing)
             else:
-                assert isinstance(value.owner, BrecciaOp), "bodies hold ops of this dialect alone"
-                self._like.append(value.owner)
-                out = self._build(value.owner, value)
-                self._like.pop()
-                if out.name_hint is None or value.name_hint is not None:
-                    out.name_hint = value.name_hint
-                self._tiles[value] = out
+                self._tile_one(pending.pop())
         return self._tiles[value]
+
+    def _read_by(self, value: SSAValue) -> Sequence[SSAValue]:
+        """The plain values whose tiles are needed first."""
+        op = value.owner
+        if value in self._tiles or not isinstance(op, BrecciaOp) or isinstance(op, PartsOp | DequantizeOp):
+            return ()
+        return op.args
+
+    def _tile_one(self, value: SSAValue) -> None:
+        if value in self._tiles:
+            return
+        if isinstance(value, BlockArgument):
+            self._tiles[value] = self.fetch(value, self.cuts.window(value))
+            return
+        assert isinstance(value.owner, BrecciaOp), "bodies hold ops of this dialect alone"
+        self._like.append(value.owner)
+        out = self._build(value.owner, value)
+        self._like.pop()
+        if out.name_hint is None or value.name_hint is not None:
+            out.name_hint = value.name_hint
+        self._tiles[value] = out
 
     # ---- ops, one by one -------------------------------------------------------------------------------------------
 
@@ -228,8 +245,9 @@ class RegionBuilder:
         tile, order = self.fetch(argument, self.cuts.component_window(value, name)), order_of(scaled_type(value), name)
         hint = tile.name_hint
         if order in PACKING:
-            dtype = dict(component_types(t))[name].dtype
-            return self.add(UnpackOp.make(tile, order=StringAttr(order), size=DimsAttr(shape[-1:]), dtype=dtype), hint)
+            whole = dict(component_types(t))[name]
+            size, of = DimsAttr(shape[-1:]), DimsAttr(whole.shape[-1:])
+            return self.add(UnpackOp.make(tile, order=StringAttr(order), size=size, of=of, dtype=whole.dtype), hint)
         if order == "mn_major":
             return self.swap(tile)
         if order == "swizzle_128x4":
