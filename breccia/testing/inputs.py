@@ -17,15 +17,19 @@ from functools import cache
 from typing import Any, Literal
 
 import numpy as np
+from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute, SSAValue
 
 from breccia.formats import Format
 from breccia.ir import dims
+from breccia.ir.attributes import IntsAttr
 from breccia.ir.dims import Dim
+from breccia.ir.interpreter import CONSTANTS_KEY, PREPARE
 from breccia.ir.interpreter.values import Array, Mode, Value, array_dtype, scaled_value
 from breccia.ir.kernel import KernelOp
 from breccia.ir.ops import GroupedMatmulOp
+from breccia.ir.rewriting import functions
 from breccia.ir.types import ScaledType, TensorType, component_types
 
 Kind = Literal["normal", "exact", "ties", "subnormal", "zeros", "nan", "inf", "max"]
@@ -43,13 +47,26 @@ def make_arguments(func: FuncOp, sizes: Mapping[str, int], kind: Kind, rng: Gene
     tables = table_roles(func)
     mode = Mode(sizes)
     out: list[Value] = []
-    for i, arg in enumerate(func.body.block.args):
+    for i, type_ in enumerate(call_types(func)):
         role = tables.get(i)
-        if role is not None and isinstance(arg.type, TensorType):
-            out.append(_table(mode.shape(arg.type.shape), role, mode, rng))
+        if role is not None and isinstance(type_, TensorType):
+            out.append(_table(mode.shape(type_.shape), role, mode, rng))
         else:
-            out.append(make_value(arg.type, sizes, kind, rng))
+            out.append(make_value(type_, sizes, kind, rng))
     return out
+
+
+def call_types(func: FuncOp) -> list[Attribute]:
+    """The types of what a caller passes: for constants, what `@prepare` takes where the module has one."""
+    types = [a.type for a in func.body.block.args]
+    module, constants = func.parent_op(), func.attributes.get(CONSTANTS_KEY)
+    if not isinstance(module, ModuleOp) or not isinstance(constants, IntsAttr):
+        return types
+    for other in functions(module):
+        if other.sym_name.data == PREPARE and other is not func:
+            for position, arg in zip(constants.data, other.body.block.args, strict=True):
+                types[position] = arg.type
+    return types
 
 
 def make_value(type_: Attribute, sizes: Mapping[str, int], kind: Kind, rng: Generator) -> Value:

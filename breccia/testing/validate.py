@@ -38,7 +38,7 @@ from breccia.ir.printer import print_module
 from breccia.ir.rewriting import functions
 from breccia.ir.storage import canonical_layout
 from breccia.ir.types import ScaledType, TensorType
-from breccia.testing.inputs import KINDS, Kind, make_arguments
+from breccia.testing.inputs import KINDS, Kind, call_types, make_arguments
 
 FORM_AFTER = {
     "split-quantize": "traced",
@@ -199,7 +199,7 @@ def _public(module: ModuleOp) -> list[FuncOp]:
 
 
 def _argument_types(func: FuncOp) -> list[Attribute]:
-    return [a.type for a in func.body.block.args]
+    return call_types(func)
 
 
 # -- one function before and after one pass ----------------------------------------------------------------------------
@@ -265,7 +265,7 @@ class _Comparison:
     def _values(self, side: tuple[ModuleOp, FuncOp], case: Case, **options: Any) -> list[Any]:
         module, func = side
         args = case.arguments(self.before[1])
-        given = [a.type for a in self.before[1].body.block.args]
+        given = call_types(self.before[1])
         if len(func.body.block.args) != len(given) or not _same_kinds(func, given):
             args = [c for t, v in zip(given, args, strict=True) for c in flatten_value(t, v)]
         try:
