@@ -117,14 +117,23 @@ class ExpandOp(BrecciaOp):
 
 @irdl_op_definition
 class UnpackOp(BrecciaOp):
-    """`%e = unpack %bytes order packed4 size 576 : f4E2M1FN`: codes from bytes, along the last axis, `size` of them."""
+    """`%e = unpack %bytes order packed4 size 128 of 575 : f4E2M1FN`: `size` codes from bytes, along the last axis.
+
+    `of` is the length of the whole axis, which bytes alone do not tell: 288 bytes hold 575 or 576 codes of 4 bits.
+    """
 
     name = "breccia.unpack"
     order = prop_def()
     size = prop_def()
+    of = opt_prop_def()
     dtype = prop_def()
     traits = traits_def(Pure())
-    SYNTAX: ClassVar = (Field("order", "name", "order"), Field("size", "dim", "size"), Field("dtype", "type", ":"))
+    SYNTAX: ClassVar = (
+        Field("order", "name", "order"),
+        Field("size", "dim", "size"),
+        Field("of", "dim", "of", optional=True),
+        Field("dtype", "type", ":"),
+    )
 
     @classmethod
     def infer(cls, types: Types, props: Props) -> list[Attribute]:

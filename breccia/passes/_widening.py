@@ -45,6 +45,9 @@ class Sizes:
         self._elements: dict[str, Tag] = {}
         for type_, window in windows(kernel):
             self._learn(type_, window, walked)
+        for op in kernel.walk():
+            if isinstance(op, UnpackOp) and op.of is not None and tags[op.out][-1] is not None:
+                self._known.setdefault(tags[op.out][-1], op.of.data[0])  # type: ignore[attr-defined, arg-type]
         for found in [t for ts in tags.values() for t in ts if t is not None]:
             fastest = self._elements.get(found.dim)
             if fastest is None or found.rate > fastest.rate:
