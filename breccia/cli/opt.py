@@ -177,7 +177,7 @@ def _list_passes() -> str:
     lines: list[str] = []
     for name in breccia.passes.pass_names():
         step = breccia.passes.find(name)
-        doc = (sys.modules[step.__module__].__doc__ or "").strip().partition("\n")[0]
+        doc = (sys.modules[step.__module__].__doc__ or "").strip().partition("\n")[0].partition(" Contract:")[0]
         lines.append(f"{name:24}{step.contract:14}{doc}")
     return "\n".join(lines) + "\n"
 
