@@ -101,7 +101,7 @@ class _Check:
             if wrong and d.kind != "reduction":
                 yield f"grid dimension {d.name}: its extent uses {', '.join(sorted(wrong))}, a reduction dimension"
             unknown = dims.symbols(d.extent) - set(self.grid) - symbols
-            if unknown:
+            if unknown and None not in self.tiling.inputs:  # a table's size is not known here
                 yield (
                     f"grid dimension {d.name}: its extent uses {', '.join(sorted(unknown))}, which is no size of an "
                     "operand or result"

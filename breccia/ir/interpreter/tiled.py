@@ -134,8 +134,7 @@ class _Run:
                 )
         tile = value[tuple(slice(*r) for r in ranges)]
         squeezed = tuple(a for a, b in enumerate(window.block) if b is None)
-        whole = [start == 0 and stop == n for (start, stop), n in zip(ranges, value.shape, strict=True)]
-        extent = tuple(exact(tile.shape[a], whole=whole[a]) for a in window.kept_axes)
+        extent = tuple(exact(tile.shape[a]) for a in window.kept_axes)
         kept = [n for a, n in enumerate(tile.shape) if a not in squeezed]
         data = np.ascontiguousarray(tile).reshape(kept)  # reshaped last: a contiguous copy has one axis or more
         return Tile(self._padded(data, mode.shape(window.tile), type_), extent)

@@ -26,14 +26,10 @@ from breccia.numerics.encode import row_major_strides
 
 @dataclass(frozen=True)
 class Extent:
-    """How many elements of a tile's axis there are: between `low` and `high`.
-
-    whole: the tile holds the whole axis of its operand, so that sizes written in ops are exact.
-    """
+    """How many elements of a tile's axis there are: between `low` and `high`."""
 
     low: int
     high: int
-    whole: bool = False
 
     @property
     def elastic(self) -> bool:
@@ -44,9 +40,9 @@ class Extent:
         return str(self.high) if self.low == self.high else f"{self.low} to {self.high}"
 
 
-def exact(size: int, *, whole: bool = False) -> Extent:
+def exact(size: int) -> Extent:
     """An extent that a window fixes."""
-    return Extent(size, size, whole)
+    return Extent(size, size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +63,7 @@ def meet(op: Operation, axis: int, pairs: Sequence[tuple[str, Extent]]) -> Exten
             f"{op.name}: windows of {first[1]} and {second[1]} elements meet on tile axis {axis}: {first[0]} and "
             f"{second[0]} do not describe the same elements"
         )
-    return Extent(low, high, all(e.whole for _, e in pairs if not e.elastic))
+    return Extent(low, high)
 
 
 def operand_name(op: Operation, i: int) -> str:
@@ -181,8 +177,6 @@ def _expand(op: Any, tiles: list[Tile], mode: TileMode) -> list[Tile]:
     (x,), axis = tiles, op.axis.data
     by, to = mode.mode.size(op.by.data[0]), mode.mode.size(op.to.data[0])
     extent = _expanded(x.extent[axis], by, to)
-    if x.extent[axis].whole and to <= x.extent[axis].high * by:
-        extent = exact(to, whole=True)
     extents = tuple(extent if i == axis else e for i, e in enumerate(x.extent))
     wide = np.repeat(x.data, by, axis=axis)[(slice(None),) * axis + (slice(to),)]
     return [Tile(clipped(wide, extents, mode), extents)]
@@ -194,18 +188,17 @@ def _unpack(op: Any, tiles: list[Tile], mode: TileMode) -> list[Tile]:
     held, limit = x.extent[-1], mode.mode.size(op.size.data[0])
     high = min(limit, held.high // size * codes)
     low = min(high, max(0, held.low // size * codes - codes + 1)) if held.low else 0
-    extent = exact(limit, whole=True) if held.whole and high == limit else Extent(low, high)
-    length = limit if mode.padded else extent.high
+    length = limit if mode.padded else high
     fmt = format_of(op.dtype)
     data = scaled.from_storage(np.ascontiguousarray(x.data), order, fmt, (*x.data.shape[:-1], length))
-    return [Tile(data, (*x.extent[:-1], extent))]
+    return [Tile(data, (*x.extent[:-1], Extent(low, high)))]
 
 
 def _pack(op: Any, tiles: list[Tile], mode: TileMode) -> list[Tile]:
     (x,), order = tiles, op.order.data
     _, codes, size = PACKING[order]
     e = x.extent[-1]
-    extent = Extent(-(-e.low // codes) * size, -(-e.high // codes) * size, e.whole)
+    extent = Extent(-(-e.low // codes) * size, -(-e.high // codes) * size)
     data = scaled.to_storage(x.data, order, op.args[0].type.format)
     return [Tile(data, (*x.extent[:-1], extent))]
 
@@ -260,7 +253,7 @@ def _encode(op: Any, tiles: list[Tile], mode: TileMode) -> list[Tile]:
 def _blocks_of(e: Extent, block: int | None) -> Extent:
     if block is None:
         return exact(1)
-    return Extent(-(-e.low // block), -(-e.high // block), e.whole)
+    return Extent(-(-e.low // block), -(-e.high // block))
 
 
 def _place(op: Any, mode: Mode) -> scaled.IndexOffset | None:

@@ -125,8 +125,11 @@ def _dequantize(op: Any, values: list[Any], mode: Mode) -> list[Any]:
 
 
 def operand(value: Value, type_: Any, compute: Any, place: Any, mode: Mode) -> Array:
-    """A side of a matmul as numbers. What enters the product is held in `compute`, where that is set: the elements, with
-    the scales placed at `operand`; all other scales multiply what is held."""
+    """A side of a matmul as numbers.
+
+    What enters the product is held in `compute`, where that is set: the elements, with the scales placed at `operand`;
+    all other scales multiply what is held.
+    """
     if not isinstance(value, ScaledValue):
         return arithmetic.rounded(arithmetic.real(value, type_.dtype, mode), compute, mode)
     late = [i for i, p in enumerate(place.data) if p != "operand"] if place is not None else []
