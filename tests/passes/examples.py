@@ -8,9 +8,11 @@ from dataclasses import replace
 from xdsl.dialects.builtin import FileLineColLoc, ModuleOp
 from xdsl.dialects.func import FuncOp
 
+from breccia.ir.base import BrecciaOp
 from breccia.ir.capabilities import Capabilities, LayoutRow, set_target
 from breccia.ir.dialect import parse_module
 from breccia.ir.kernel import KernelOp
+from breccia.ir.ops import YieldOp
 from breccia.ir.pipeline import BrecciaPass, Pipeline
 from breccia.ir.printer import print_module
 from breccia.ir.rewriting import functions, kernels, location
@@ -166,7 +168,8 @@ func.func @siblings(%x: !breccia.tensor<[M, 64], f32>)
 
 LAYER_NORM = """
 func.func @layer_norm(%x: !breccia.tensor<[2, S, 24], bf16>, %w: !breccia.tensor<[24], bf16>,
-                      %b: !breccia.tensor<[24], bf16>) -> (!breccia.tensor<[2, S, 24], bf16>, !breccia.tensor<[1, 1, 1], f32>) {
+                      %b: !breccia.tensor<[24], bf16>)
+    -> (!breccia.tensor<[2, S, 24], bf16>, !breccia.tensor<[1, 1, 1], f32>) {
   %xf = breccia.convert %x : f32
   %n = breccia.full 24.0 [] : f32
   %s = breccia.reduce sum %xf axis [2]
@@ -249,8 +252,8 @@ def before(name: str) -> tuple[str, ...]:
 
 def body_ops(kernel: KernelOp) -> list[str]:
     """What a kernel holds: `matmul`, `unary silu`, ... without its yield."""
-    ops = [op for op in kernel.body.block.ops if op.name != "breccia.yield"]
-    return [op.name.removeprefix("breccia.") + (f" {op.properties['fn'].data}" if "fn" in op.properties else "") for op in ops]  # type: ignore[attr-defined]
+    ops = [op for op in kernel.body.block.ops if isinstance(op, BrecciaOp) and not isinstance(op, YieldOp)]
+    return [op.short_name + (f" {op.data('fn')}" if "fn" in op.properties else "") for op in ops]
 
 
 def kernel_ops(module: ModuleOp) -> dict[str, list[str]]:
@@ -286,7 +289,7 @@ SIZES = {"M": 5, "N": 3, "S": 7, "T": 9}
 
 
 def validated(name: str, program: str, target: str | Capabilities = "numpy", sizes: dict[str, int] = SIZES) -> ModuleOp:
-    """`program` after the pass `name`, which is held to its contract there on inputs of every kind; and locations stay."""
+    """`program` after the pass `name`, which is held to its contract on inputs of every kind; and locations stay."""
     from breccia.testing.validate import validate_pipeline
 
     module = lowered(program, before(name), target)

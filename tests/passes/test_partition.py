@@ -77,7 +77,9 @@ def random_program(seed: int, count: int = 14) -> str:
     wide, rows, lines = ["x", "z"], list[str](), list[str]()
     for i in range(count):
         a, b = rng.choice(wide), rng.choice(wide)
-        kind = rng.choice(["unary", "binary", "binary", "reduce", "column", "whole", "apply", "matmul", "narrow", "view"])
+        kind = rng.choice(
+            ["unary", "binary", "binary", "reduce", "column", "whole", "apply", "matmul", "narrow", "view"]
+        )
         if kind == "unary":
             lines.append(f"%v{i} = breccia.unary {rng.choice(['neg', 'relu', 'square'])} %{a}")
         elif kind in ("binary", "apply"):

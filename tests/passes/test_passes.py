@@ -16,11 +16,11 @@ def test_upper_passes_are_found() -> None:
 
 
 def test_contracts() -> None:
-    assert {n: find(n).contract for n in UPPER} == {n: "exact" for n in UPPER} | {"place-scales": "reassociates"}
+    assert {n: find(n).contract for n in UPPER} == dict.fromkeys(UPPER, "exact") | {"place-scales": "reassociates"}
 
 
 def test_unknown_pass() -> None:
-    with pytest.raises(PassError, match="unknown pass 'plcae-scales'; known passes: .*place-scales"):
+    with pytest.raises(PassError, match=r"unknown pass 'plcae-scales'; known passes: .*place-scales"):
         find("plcae-scales")
 
 
@@ -47,4 +47,5 @@ def test_every_pass_states_its_purpose_and_shows_ir() -> None:
         doc = import_module(f"breccia.passes.{name.replace('-', '_')}").__doc__ or ""
         first = doc.splitlines()[0]
         assert f"Contract: {find(name).contract}." in first, name
-        assert "%" in doc and "->" in doc, name
+        assert "%" in doc, name
+        assert "->" in doc, name
