@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 _NEEDS = ("matplotlib", "pygments", "rich", "safetensors", "tokenizers")
 _HEAT_RECIPES, _HEAT_ROWS, _HEAT_COLUMNS = 4, 64, 96
+_EMBEDDED = (
+    "float8_row", "float8_128x128", "mxfp8_e4m3", "mxfp6_e2m3", "mxfp4", "nvfp4", "int8_row", "uint4_g32_f16", "nf4",
+)  # fmt: skip
+"""Embedding sentences takes a second a recipe, so one recipe of each family stands for it unless recipes were named."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,8 @@ def _measure(options: Options, console: Console, line: str) -> Results:
     report.print_block(console, result)
 
     skipped = "" if model else "sentences need the demo's own model, and --weights gave another file"
-    neighbours = _neighbours(console, model, [info.name for info in usable], options.recipes) if model else None
+    names = [info.name for info in usable]
+    neighbours = _neighbours(console, model, names, _embedded(options.recipes)) if model else None
     report.print_neighbours(console, neighbours, skipped)
     ranked = [row.recipe for row in sorted(table.rows, key=lambda row: -row.relative_error)]
     heat = _heat(block, _spread(ranked, _HEAT_RECIPES))
@@ -144,6 +149,16 @@ def _neighbours(console: Console, model: _Model, linears: Sequence[str], recipes
         for recipe in progress.track(recipes, description="embedding sentences"):
             rows.append(measure_neighbours(model.encoder, model.tokens, reference, linears, recipe, k))
     return Neighbours(model.sentences, model.tokens.count, k, reference, tuple(rows))
+
+
+def _embedded(recipes: Sequence[Recipe]) -> Sequence[Recipe]:
+    """The recipes that sentences are embedded with: one of each family, or all where few were asked for."""
+    from breccia.recipes import find
+
+    if len(recipes) <= len(_EMBEDDED):
+        return recipes
+    family = [find(name) for name in _EMBEDDED]
+    return [recipe for recipe in recipes if recipe in family]
 
 
 def _heat(block: Block, recipes: Sequence[Recipe]) -> tuple[HeatMap, ...]:
