@@ -1,8 +1,8 @@
 """Public functions: on traced arrays they add to the trace, on arrays they run.
 
-Run eagerly, a function is a program of one operation, traced, compiled and cached like any other, so there is one meaning.
-Only what moves no rounding goes straight to NumPy: `cast`, `dequantize`, `requantize` through the numerics that the
-interpreter uses too, and `reshape`, `transpose`, `broadcast_to`, `concat`, which copy bits.
+Run eagerly, a function is a program of one operation, traced, compiled and cached like any other, so there is one
+meaning. Only what moves no rounding goes straight to NumPy: `cast`, `dequantize`, `requantize` through the numerics
+that the interpreter uses too, and `reshape`, `transpose`, `broadcast_to`, `concat`, which copy bits.
 
 Values follow PyTorch: bfloat16 and float16 are computed in float32 and rounded once per function, and Python numbers do
 not widen arrays. A `ScaledTensor` is accepted where a function says so; elsewhere, decode it with `dequantize`.
@@ -36,8 +36,8 @@ def cast(x: Any, recipe: Recipe, axis: int = -1, dtype: Any = None, seed: Any = 
 
     x: array of rank 1 or more. axis: where the recipe's last axis lies: blocks run along it, so a weight [K, N] that is
     multiplied from the right is cast with axis=0. dtype: what it decodes to; by default x's float16 or bfloat16, else
-    float32. seed: for stochastic rounding. scale: known scales, for static and delayed scaling: the innermost ones, or a
-    tuple of all levels, outermost first.
+    float32. seed: for stochastic rounding. scale: known scales, for static and delayed scaling: the innermost ones, or
+    a tuple of all levels, outermost first.
 
     Raises DTypeError for what is no recipe or no real array, ShapeError for rank 0 or a bad axis, RecipeError where a
     static recipe gets no scale.
@@ -114,13 +114,13 @@ def cast_ste_clipped(
 
 
 def matmul(a: Any, b: Any, out_dtype: Any = np.float32) -> Any:
-    """The product of matrices a [..., M, K] and b [..., K, N], each an array or a `ScaledTensor`; leading axes broadcast.
+    """The product of matrices a [..., M, K] and b [..., K, N], arrays or `ScaledTensor`s; leading axes broadcast.
 
     Sums are float32, rounded to `out_dtype` (float32, bfloat16 or float16); arrays that are no floats, or float64, are
     rounded to float32 first. Scales are applied where the blocks allow it: `breccia.compile(breccia.matmul).lower(a,
     b).explain()` says where, and what would be better.
 
-    Raises ShapeError ("shape mismatch") where shapes do not fit, DTypeError for FP8 of the fn and fnuz families together.
+    Raises ShapeError ("shape mismatch") where shapes do not fit, DTypeError for FP8 of the fn and fnuz families.
 
     >>> from breccia import recipes
     >>> w = cast(np.eye(64, dtype=np.float32), recipes.mxfp8_e4m3, axis=0)

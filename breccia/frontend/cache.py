@@ -6,9 +6,9 @@ Two kinds of entries, each one file named by a hash:
     plan   how to call it, by the Python function's fingerprint and the arguments' signature
 
 The folder is BRECCIA_CACHE_DIR, or `breccia` in the user's cache folder; BRECCIA_CACHE=0 turns the cache off. An entry
-is one line with the SHA-256 of the rest, and JSON. It is written to a temporary file and renamed, so that no reader sees
-a half; what does not match its digest is compiled again. A folder that cannot be written is warned of once; one that
-others can write is refused, since what lies in it is run.
+is one line with the SHA-256 of the rest, and JSON. It is written to a temporary file and renamed, so that no reader
+sees a half; what does not match its digest is compiled again. A folder that cannot be written is warned of once; one
+that others can write is refused, since what lies in it is run.
 """
 
 from __future__ import annotations
@@ -138,8 +138,8 @@ def _checked() -> Path | None:
 @cache
 def _warn_once(home: str, reason: str) -> None:
     warnings.warn(
-        f"the cache folder {home} cannot be used ({reason}); compiled code lives in memory only. Set BRECCIA_CACHE_DIR to "
-        "a folder that can be written, or BRECCIA_CACHE=0 to say that none is wanted",
+        f"the cache folder {home} cannot be used ({reason}); compiled code lives in memory only. Set BRECCIA_CACHE_DIR "
+        "to a folder that can be written, or BRECCIA_CACHE=0 to say that none is wanted",
         CacheWarning,
         stacklevel=2,
     )

@@ -27,6 +27,12 @@ _MOST_PLANS = 32
 """How many plans of one kind of call (for different static sizes) are kept on disk."""
 
 
+@functools.cache
+def found_target(name: str) -> Target:
+    """The target called `name`; looked for once, since that reads the metadata of every installed package."""
+    return find(name)
+
+
 class CompiledFunction:
     """A function compiled on its first call for each kind of arguments.
 
@@ -49,7 +55,7 @@ class CompiledFunction:
         self._fn, self._strict, self._dynamic, self._name = fn, strict, dynamic, name or ""
         self._target_name = target or DEFAULT_TARGET
         if target is not None:
-            find(target)
+            found_target(target)
         self._identity = identity
         self._programs: dict[keys.Key, list[Program]] = {}
         self._guards: Guards | None = None
@@ -107,7 +113,7 @@ class CompiledFunction:
 
         key, leaves = keys.call_key(args, kwargs, self._dynamic)
         traced = trace(self._fn, args, kwargs, dynamic=self._dynamic, name=self._name)
-        return Lowered(traced, find(self._target_name), leaves, key, strict=self._strict)
+        return Lowered(traced, found_target(self._target_name), leaves, key, strict=self._strict)
 
     def clear(self) -> None:
         """Forget everything compiled in this process."""
@@ -132,7 +138,7 @@ class CompiledFunction:
 
     def _found(self, leaves: Sequence[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Program:
         """A program from disk, or one made now and stored."""
-        target = find(self._target_name)
+        target = found_target(self._target_name)
         usable = cache.folder() is not None and not os.environ.get("BRECCIA_DUMP")
         origin = self._origin() if usable else None
         name = self._plan_name(origin, target, args, kwargs) if origin is not None else None

@@ -27,17 +27,14 @@ MOST_BYTES = 64 << 20
 
 _LIBRARIES = ("breccia", "numpy", "math", "operator", "ml_dtypes")
 """Modules whose functions are known by name and version."""
-_IMPURE = frozenset(
-    (
-        "getattr setattr delattr eval exec compile globals locals vars open input __import__ id hash print dir breakpoint "
-        "object super"
-    ).split()
-)
-_NUMPY_STATE = frozenset(
-    (
-        "random load loadtxt genfromtxt fromfile memmap empty empty_like geterr seterr errstate datetime64 ctypeslib"
-    ).split()
-)
+_IMPURE = frozenset({
+    "getattr", "setattr", "delattr", "eval", "exec", "compile", "globals", "locals", "vars", "open", "input",
+    "__import__", "id", "hash", "print", "dir", "breakpoint", "object", "super",
+})  # fmt: skip
+_NUMPY_STATE = frozenset({
+    "random", "load", "loadtxt", "genfromtxt", "fromfile", "memmap", "empty", "empty_like", "geterr", "seterr",
+    "errstate", "datetime64", "ctypeslib",
+})  # fmt: skip
 _NAMED = (type, types.FunctionType, types.BuiltinFunctionType)
 _TRUSTED_PACKAGES = ("breccia.recipes", "breccia.formats", "breccia.scaling")
 
@@ -209,7 +206,7 @@ class Fingerprint:
         elif isinstance(x, types.FunctionType) and not _from_library(x):
             self.function(x, path)
         elif (isinstance(x, _NAMED) or type(x).__name__ == "_ArrayFunctionDispatcher") and _from_library(x):
-            self.text("library", x.__module__, getattr(x, "__qualname__", x.__name__))
+            self.text("library", x.__module__, getattr(x, "__qualname__", ""), getattr(x, "__name__", ""))
         elif hasattr(kind, "breccia_function"):
             self._compiled(x, path)
         elif isinstance(x, types.ModuleType) and _root(x.__name__) in _LIBRARIES:

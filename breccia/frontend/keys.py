@@ -107,8 +107,8 @@ def as_array(x: Any) -> Array:
     if name not in ("", "numpy"):
         raise UnsupportedError(f"arrays of {name} ({type(x).__name__}) cannot be {where} yet; convert to NumPy first")
     raise TraceError(
-        f"{type(x).__name__} cannot be {where}; allowed: arrays, ScaledTensors, Python numbers, strings, None, recipes, "
-        "dtypes, and tuples, lists and dicts of them"
+        f"{type(x).__name__} cannot be {where}; allowed: arrays, ScaledTensors, Python numbers, strings, None, "
+        "recipes, dtypes, and tuples, lists and dicts of them"
     )
 
 

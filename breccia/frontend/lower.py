@@ -91,7 +91,7 @@ class Lowered:
     # -- to run --------------------------------------------------------------------------------------------------------
 
     def compile(self) -> Compiled:
-        """The callable for arguments of this kind; under `strict`, raises UnsupportedError where there is a fallback."""
+        """The callable for arguments of this kind; with `strict`, raises UnsupportedError if there is a fallback."""
         return Compiled(self._traced.name, self._key, self.program(), dynamic=bool(self._traced.slots))
 
     def program(self) -> Program:

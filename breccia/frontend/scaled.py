@@ -121,7 +121,7 @@ def requantize(x: Value, recipe: Recipe, axis: int = -1, seed: Any = None) -> Va
 
 
 def matmul(a: Any, b: Any, out_dtype: DTypeLike | None = None) -> Value:
-    """The product of matrices, plain or scaled, in float32 and rounded to `out_dtype` (None: as the operands promote)."""
+    """The product of matrices, plain or scaled, in float32, rounded to `out_dtype` (None: as the operands promote)."""
     trace = trace_of(a, b)
     left, right = _operand(trace, a), _operand(trace, b)
     out = promote([(left._dtype, 2), (right._dtype, 2)]) if out_dtype is None else _float_dtype(trace, out_dtype)
@@ -159,8 +159,8 @@ def check_matmul(trace: Trace, a: Value, b: Value) -> None:
     if trace.unify("matmul", a.dims[-1], b.dims[-2], broadcast=False) is None:
         trace.fail(
             ShapeError,
-            f"matmul: shape mismatch: {shapes}; the last axis of a ({trace.hint(a.dims[-1])}) must equal the second to last "
-            f"of b ({trace.hint(b.dims[-2])})",
+            f"matmul: shape mismatch: {shapes}; the last axis of a ({trace.hint(a.dims[-1])}) must equal the second to "
+            f"last of b ({trace.hint(b.dims[-2])})",
         )
     trace.broadcast("matmul: batch axes", [a.dims[:-2], b.dims[:-2]])
     check_fnuz(trace, a, b)
@@ -173,8 +173,8 @@ def check_fnuz(trace: Trace, a: Value, b: Value) -> None:
     if len(families) == 2:
         trace.fail(
             DTypeError,
-            f"matmul: elements are {' and '.join(names)}; fn and fnuz are different families, and no hardware multiplies "
-            "them: requantize one operand",
+            f"matmul: elements are {' and '.join(names)}; fn and fnuz are different families, and no hardware "
+            "multiplies them: requantize one operand",
         )
 
 

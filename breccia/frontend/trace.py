@@ -75,8 +75,8 @@ class Value:
 class Trace:
     """One run of a function over traced arguments.
 
-    Invariants: ops are only added while `open`; `captured` maps the id of an outside array to its argument, and keeps the
-    array alive in `constants`.
+    Invariants: ops are only added while `open`; `_captured` maps the id of an outside array to its argument, and the
+    array is kept alive in `constants`.
     """
 
     def __init__(self, value_class: type[Value], symbols: Symbols) -> None:

@@ -27,7 +27,7 @@ def _binary(fn: str, *, swap: bool = False) -> Callable[[Tracer, Any], Any]:
 
 
 def _in_place(symbol: str) -> Callable[[Tracer, Any], NoReturn]:
-    def operator(self: Tracer, other: Any) -> NoReturn:
+    def operator(self: Tracer, _: Any) -> NoReturn:
         self.trace.fail(
             TraceError, f"`x {symbol}= y` writes into an array, which is not traced; write `x = x {symbol} y`"
         )
@@ -38,8 +38,8 @@ def _in_place(symbol: str) -> Callable[[Tracer, Any], NoReturn]:
 class Tracer(Value):
     """A traced array. Arithmetic, comparisons, NumPy's functions and `breccia`'s functions add ops to the trace.
 
-    What needs the values themselves (a branch, a loop over elements, item assignment) raises TraceError, naming the line
-    and what to write instead.
+    What needs the values themselves (a branch, a loop over elements, item assignment) raises TraceError, naming the
+    line and what to write instead.
     """
 
     __slots__ = ()
@@ -169,8 +169,8 @@ class Tracer(Value):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NoReturn:
         self.trace.fail(
             TraceError,
-            f"{self!r} has no values yet, so it cannot become an array (np.asarray, np.array, or a library that calls them); "
-            "use np.* or breccia.* functions on it, or do this outside the compiled function",
+            f"{self!r} has no values yet, so it cannot become an array (np.asarray, np.array, or a library that calls "
+            "them); use np.* or breccia.* functions on it, or do this outside the compiled function",
         )
 
     # -- what cannot be traced -----------------------------------------------------------------------------------------
@@ -180,13 +180,13 @@ class Tracer(Value):
             TraceError, f"{what} needs the values of {self!r}, which are not known while tracing; {instead}"
         )
 
-    def __bool__(self) -> bool:
+    def __bool__(self) -> bool:  # noqa: PLE0304 - raises
         self._no_value("a branch (if, while, and, or, not, assert)", "use breccia.where(condition, a, b), or & and |")
 
     def __int__(self) -> int:
         self._no_value("int()", "use .astype(np.int32)")
 
-    def __index__(self) -> int:
+    def __index__(self) -> int:  # noqa: PLE0305 - raises
         self._no_value("an index or range()", "pass the number as a Python integer, which is part of the compiled code")
 
     def __float__(self) -> float:
@@ -195,7 +195,7 @@ class Tracer(Value):
     def __complex__(self) -> complex:
         self._no_value("complex()", "complex numbers are not traced")
 
-    def item(self, *args: Any) -> NoReturn:
+    def item(self, *_: Any) -> NoReturn:
         self._no_value(".item()", "return the array and take the item outside the compiled function")
 
     def tolist(self) -> NoReturn:
@@ -217,8 +217,8 @@ class Tracer(Value):
     def __setitem__(self, key: Any, value: Any) -> NoReturn:
         self.trace.fail(
             TraceError,
-            "item assignment writes into an array, which is not traced; build a new one with breccia.where(condition, new, "
-            "old) or breccia.concat([...])",
+            "item assignment writes into an array, which is not traced; build a new one with breccia.where(condition, "
+            "new, old) or breccia.concat([...])",
         )
 
     def __getattr__(self, name: str) -> NoReturn:

@@ -151,7 +151,7 @@ def test_a_folder_that_cannot_be_made_warns_once_and_goes_on(tmp_path: Path, mon
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("BRECCIA_CACHE_DIR", str(tmp_path / "file" / "cache"))
     cache._warn_once.cache_clear()
-    with pytest.warns(CacheWarning, match="compiled code lives in memory only") as caught:
+    with pytest.warns(CacheWarning, match="compiled code lives in memory only") as caught:  # noqa: PT031 - two calls, one warning
         np.testing.assert_array_equal(breccia.compile(lambda x: x + 1)(X), X + 1)
         np.testing.assert_array_equal(breccia.compile(lambda x: x + 2)(X), X + 2)
     assert len(caught) == 1
@@ -160,14 +160,14 @@ def test_a_folder_that_cannot_be_made_warns_once_and_goes_on(tmp_path: Path, mon
 def test_a_folder_that_everybody_can_write_is_refused(cache_folder: Path) -> None:
     cache_folder.mkdir()
     cache_folder.chmod(0o777)
-    with pytest.raises(CacheError, match="everybody can write to the cache folder .* chmod o-w"):
+    with pytest.raises(CacheError, match=r"everybody can write to the cache folder .* chmod o-w"):
         breccia.compile(lambda x: x + 1)(X)
 
 
 def test_a_folder_of_another_user_is_refused(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache_folder.mkdir()
     monkeypatch.setattr(os, "getuid", lambda: cache_folder.stat().st_uid + 1)
-    with pytest.raises(CacheError, match="belongs to user .* set BRECCIA_CACHE_DIR"):
+    with pytest.raises(CacheError, match=r"belongs to user .* set BRECCIA_CACHE_DIR"):
         breccia.compile(lambda x: x + 1)(X)
 
 

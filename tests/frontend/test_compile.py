@@ -1,5 +1,6 @@
 """Decorated functions, called: values, sizes, containers, what was bound anew, ahead of time, dumps."""
 
+# ruff: noqa: PLW0108 - lambdas are functions under test
 from __future__ import annotations
 
 import inspect

@@ -1,5 +1,6 @@
 """What `explain()` says: kernels, placements with reasons, layouts, bytes, and what would be better."""
 
+# ruff: noqa: PLW0108 - lambdas are functions under test
 from __future__ import annotations
 
 from typing import Any
@@ -12,8 +13,8 @@ from breccia import recipes
 X = np.ones((40, 256), np.float32)
 
 
-def report(fn: Any, *args: Any, target: str | None = None) -> str:
-    return breccia.compile(fn, target=target).lower(*args).explain()
+def report(fn: Any, *args: Any) -> str:
+    return breccia.compile(fn).lower(*args).explain()
 
 
 def weight(recipe: Any, axis: int, shape: tuple[int, int] = (256, 128)) -> Any:

@@ -50,7 +50,8 @@ CHANGES: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
         "def f(x): return x * a", {"a": np.zeros(3)}, "def f(x): return x * a", {"a": np.ones(3)},
     ),
     "array dtype": (
-        "def f(x): return x * a", {"a": np.zeros(2, np.int32)}, "def f(x): return x * a", {"a": np.zeros(2, np.float32)},
+        "def f(x): return x * a", {"a": np.zeros(2, np.int32)},
+        "def f(x): return x * a", {"a": np.zeros(2, np.float32)},
     ),
     "helper": (
         "def g(x): return x\ndef f(x): return g(x)", {}, "def g(x): return x + x\ndef f(x): return g(x)", {},
@@ -60,7 +61,8 @@ CHANGES: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
         "def h(x): return 2\ndef g(x): return h(x)\ndef f(x): return g(x)", {},
     ),
     "nested function": (
-        "def f(x):\n  def g(y): return y * 2\n  return g(x)", {}, "def f(x):\n  def g(y): return y * 3\n  return g(x)", {},
+        "def f(x):\n  def g(y): return y * 2\n  return g(x)", {},
+        "def f(x):\n  def g(y): return y * 3\n  return g(x)", {},
     ),
     "list": ("def f(x): return x * a[0]", {"a": [1, 2]}, "def f(x): return x * a[0]", {"a": [2, 2]}),
     "dict": ("def f(x): return x * a['k']", {"a": {"k": 1}}, "def f(x): return x * a['k']", {"a": {"k": 2}}),

@@ -1,5 +1,6 @@
 """What traced functions mean: the IR, interpreted, against NumPy or PyTorch's rules."""
 
+# ruff: noqa: PLW0108 - lambdas are functions under test
 from __future__ import annotations
 
 from typing import Any
