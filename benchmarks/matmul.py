@@ -1,4 +1,5 @@
-"""Products of scaled tensors on NumPy against float32 BLAS on operands that are decoded already: `python -m benchmarks.matmul`.
+"""Products of scaled tensors on NumPy against float32 BLAS on operands that are decoded already: `python -m
+benchmarks.matmul`.
 
 Every round times BLAS and then each recipe, so that a busy machine slows them alike; medians over rounds. What is
 measured is the emitted function alone: decoding both operands, the product, and the scales that wait until after it.
@@ -27,7 +28,8 @@ SIZE = 1024
 ROUNDS = 31
 BAR = 1.3
 RECIPES = (
-    "float8_tensor", "float8_row", "float8_1x128", "float8_128x128", "mxfp8_e4m3", "nvfp4", "int4_g128_f16", "uint4_g128_f16",
+    "float8_tensor", "float8_row", "float8_1x128", "float8_128x128", "mxfp8_e4m3", "nvfp4",
+    "int4_g128_f16", "uint4_g128_f16",
 )  # fmt: skip
 Call = Callable[[], Any]
 
@@ -59,7 +61,9 @@ def product(recipe: Recipe, a: Any, b: Any) -> tuple[Call, float]:
     """(the timed call, its largest error relative to float64 of the decoded operands)."""
     function, along_k = program(recipe), recipe.along(0, 2)
     arguments = [*components(a, recipe), *components(b, along_k)]
-    decoded = (numerics.dequantize(numerics.quantize(x, r), r).astype(np.float64) for x, r in ((a, recipe), (b, along_k)))
+    decoded = (
+        numerics.dequantize(numerics.quantize(x, r), r).astype(np.float64) for x, r in ((a, recipe), (b, along_k))
+    )
     exact = np.matmul(*decoded)
     error = float(np.abs(function(*arguments) - exact).max() / np.abs(exact).max())
     return lambda: function(*arguments), error

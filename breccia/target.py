@@ -4,9 +4,9 @@
     find("triton:sm_90")    a target and one of its architectures
     names()                 what may be asked for
 
-A target of breccia is a folder of `breccia/targets/` whose `__init__.py` holds `TARGET`; one from another package is the
-same object, announced by an entry point of the group `breccia.targets`. Nothing of a plug-in is imported before somebody
-asks for it. A target that cannot be had is an error: nothing falls back to another one.
+A target of breccia is a folder of `breccia/targets/` whose `__init__.py` holds `TARGET`; one from another package is
+the same object, announced by an entry point of the group `breccia.targets`. Nothing of a plug-in is imported before
+somebody asks for it. A target that cannot be had is an error: nothing falls back to another one.
 """
 
 from __future__ import annotations
@@ -45,9 +45,10 @@ class PluginWarning(UserWarning):
 class Target:
     """One target, and the architecture of it that is meant.
 
-    Invariants: `rows()` holds one `Capabilities` for each of `architectures`, named `name:architecture`, or a single one
-    named `name` where there are none; `emitter` and `launcher` come together; `arch` is one of `architectures`, or empty.
-    The hooks import what they need when they are called: making a `Target` imports neither xDSL nor an array library.
+    Invariants: `rows()` holds one `Capabilities` for each of `architectures`, named `name:architecture`, or a single
+    one named `name` where there are none; `emitter` and `launcher` come together; `arch` is one of `architectures`, or
+    empty. The hooks import what they need when they are called: making a `Target` imports neither xDSL nor an array
+    library.
     """
 
     name: str
@@ -90,8 +91,8 @@ class Target:
     def emit(self, module: ModuleOp) -> str:
         """Source text of a module in tiled form: one function for each function of the module, with its name.
 
-        A function takes the module function's arguments (plain components), and gives its result, or a tuple where it has
-        several. Raises UnsupportedError for what the target cannot print, naming the op.
+        A function takes the module function's arguments (plain components), and gives its result, or a tuple where it
+        has several. Raises UnsupportedError for what the target cannot print, naming the op.
         """
         if self.emitter is None:
             raise UnsupportedError(self._lowers_only())
@@ -137,8 +138,8 @@ def names() -> tuple[str, ...]:
 def find(name: str) -> Target:
     """The target called `name`, such as `numpy` or `triton:sm_90`.
 
-    Raises UnsupportedError for an unknown target or architecture, listing the known ones; PluginError for a plug-in that
-    does not load, is made for another version, or has a name that is in use.
+    Raises UnsupportedError for an unknown target or architecture, listing the known ones; PluginError for a plug-in
+    that does not load, is made for another version, or has a name that is in use.
 
     >>> find("triton:sm_90").arch
     'sm_90'
@@ -182,7 +183,7 @@ def _load(family: str) -> Target:
             target = plugins[0].load()
         else:
             target = importlib.import_module(f"breccia.targets.{family}").TARGET
-    except Exception as error:  # noqa: BLE001 - whatever a plug-in raises must not stop the others
+    except Exception as error:
         raise PluginError(f"target {family!r} ({owners[0]}) does not load: {type(error).__name__}: {error}") from error
     _check(target, family, owners[0])
     return target
@@ -193,7 +194,9 @@ def _check(target: Any, family: str, owner: str) -> None:
     where = f"target {family!r} ({owner})"
     abi = getattr(target, "abi", None)
     if abi is not None and abi != ABI:
-        raise PluginError(f"{where} is made for target interface {abi}; this breccia has {ABI}: install a version for it")
+        raise PluginError(
+            f"{where} is made for target interface {abi}; this breccia has {ABI}: install a version for it"
+        )
     if not isinstance(target, Target):
         raise PluginError(f"{where} is {type(target).__name__} {target!r:.60}; a breccia.target.Target is wanted")
     if target.name != family:

@@ -1,4 +1,5 @@
-"""A target from another package is found, lowered for, emits, runs, and is held to its claims by the conformance kit."""
+"""A target from another package is found, lowered for, emits, runs, and is held to its claims by the conformance
+kit."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from breccia.testing.conformance import conform
 
 PACKAGE = Path(__file__).parent / "plugin"
 PRODUCT = """
-func.func @f(%x : !breccia.tensor<[M, 64], f32>, %w : !breccia.scaled<[64, 24], f32, #breccia.recipe<i8, f32 per [all, 1]>>)
+func.func @f(%x : !breccia.tensor<[M, 64], f32>, %w : !breccia.scaled<[64, 24], f32, #breccia.recipe<i8, f32 per [all,
+1]>>)
     -> !breccia.tensor<[M, 24], f32> {
   %y = breccia.matmul %x, %w
   func.return %y : !breccia.tensor<[M, 24], f32>
@@ -70,4 +72,6 @@ def test_the_kit_holds_it_to_its_claims(arch: str) -> None:
     recipes = {name: find_recipe(name) for name in ("float8_row", "mxfp8_e4m3", "nvfp4", "uint4_g32_f16")}
     table = conform(f"toy:{arch}", recipes=recipes, shapes=[(3, 96, 7)])
     assert not table.failures, str(table)
-    assert {row.program.placement for row in table.rows} == ({"", "operand"} if arch == "t1" else {"", "operand", "epilogue"})
+    assert {row.program.placement for row in table.rows} == (
+        {"", "operand"} if arch == "t1" else {"", "operand", "epilogue"}
+    )

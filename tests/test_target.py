@@ -22,6 +22,8 @@ from breccia.target import Target
 TARGET = Target("{name}", "1", lambda: (Capabilities("{name}"),))
 """
 
+MADE = "from breccia.target import Target\nTARGET = Target({})"
+
 
 def announce(folder: Path, name: str, source: str, dist: str = "") -> None:
     """A package on `folder` whose entry point `name` is the TARGET of a module with this source."""
@@ -41,7 +43,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-# -- this package's targets ----------------------------------------------------------------------------------------------
+# -- this package's targets --------------------------------------------------------------------------------------------
 
 
 def test_every_folder_is_a_target() -> None:
@@ -134,7 +136,7 @@ def test_finding_and_launching_load_no_xdsl() -> None:
     assert (result.stdout.strip(), result.returncode) == ("set()", 0), result.stderr
 
 
-# -- targets of other packages -------------------------------------------------------------------------------------------
+# -- targets of other packages -----------------------------------------------------------------------------------------
 
 
 def test_a_plugin_is_found_by_its_entry_point(packages: Path) -> None:
@@ -154,13 +156,13 @@ def test_a_plugin_is_not_imported_before_it_is_asked_for(packages: Path) -> None
 @pytest.mark.parametrize(
     ("name", "source", "message"),
     [
-        ("raises", "raise RuntimeError('no driver')", r"'raises' \(breccia_raises:TARGET of breccia-raises\) does not load: RuntimeError: no driver"),
+        ("raises", "1 / 0", r"'raises' \(breccia_raises:TARGET of breccia-raises\).* division by zero"),
         ("noattr", "x = 1", r"'noattr' .* does not load: AttributeError"),
         ("notarget", "TARGET = 3", r"'notarget' .* is int 3; a breccia.target.Target is wanted"),
         ("oldabi", GOOD.format(name="oldabi").replace("))", "), abi=99)"),
          rf"'oldabi' .* is made for target interface 99; this breccia has {ABI}"),
-        ("norows", "from breccia.target import Target\nTARGET = Target('norows', '1', None)", "'norows' .* lacks the hook rows"),
-        ("halfway", "from breccia.target import Target\nTARGET = Target('halfway', '1', tuple, emitter=str)", "'halfway' .* lacks the hook launcher"),
+        ("norows", MADE.format("'norows', '1', None"), "'norows' .* lacks the hook rows"),
+        ("halfway", MADE.format("'halfway', '1', tuple, emitter=str"), "'halfway' .* lacks the hook launcher"),
         ("other", GOOD.format(name="another"), "'other' .* calls itself 'another'"),
     ],
 )  # fmt: skip
@@ -180,7 +182,9 @@ def test_a_broken_plugin_is_named_and_skipped(packages: Path, name: str, source:
 def test_two_plugins_of_one_name_are_an_error_that_names_both(packages: Path) -> None:
     announce(packages, "twin", GOOD.format(name="twin"), dist="breccia-first")
     announce(packages, "twin", GOOD.format(name="twin"), dist="breccia-second")
-    with pytest.raises(PluginError, match=r"2 targets are called 'twin': .*breccia-(first|second).* and .*breccia-(first|second)"):
+    with pytest.raises(
+        PluginError, match=r"2 targets are called 'twin': .*breccia-(first|second).* and .*breccia-(first|second)"
+    ):
         find("twin")
     with pytest.warns(PluginWarning, match="2 targets are called 'twin'"):
         assert "twin" not in names()
@@ -188,7 +192,9 @@ def test_two_plugins_of_one_name_are_an_error_that_names_both(packages: Path) ->
 
 def test_a_plugin_cannot_take_the_name_of_a_built_in_target(packages: Path) -> None:
     announce(packages, "numpy", GOOD.format(name="numpy"), dist="breccia-impostor")
-    with pytest.raises(PluginError, match=r"'numpy': breccia.targets.numpy of breccia and breccia_impostor:TARGET of breccia-impostor"):
+    with pytest.raises(
+        PluginError, match=r"'numpy': breccia.targets.numpy of breccia and breccia_impostor:TARGET of breccia-impostor"
+    ):
         find("numpy")
     assert find("triton:sm_90").arch == "sm_90"
 

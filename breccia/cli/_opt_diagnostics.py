@@ -4,7 +4,8 @@
     // expected-error@+1 {{unknown function}}
     %z = breccia.unary nag %x
 
-`@+N`, `@-N`, `@above` and `@below` count lines from the comment. A chunk stops at its first error, so it expects at most one.
+`@+N`, `@-N`, `@above` and `@below` count lines from the comment. A chunk stops at its first error, so it expects at
+most one.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def unmet(chunk: Chunk, error: InputError | None) -> str | None:
     """What is wrong with the errors of a chunk: None where they are just the expected ones."""
     expected = expectations(chunk)
     if len(expected) > 1:
-        return f"{chunk.name}:{expected[1].line}: error: a chunk stops at its first error; expect one, and split the rest off\n"
+        second = f"{chunk.name}:{expected[1].line}"
+        return f"{second}: error: a chunk stops at its first error; expect one, and split the rest off\n"
     if not expected:
         return None if error is None else error.shown(chunk.name)
     wanted = expected[0]

@@ -1,4 +1,6 @@
-"""`--interpret`: the module before and after the passes on the same random values, and how far apart the results are."""
+"""`--interpret`: the module before and after the passes on the same random values, and how far apart the results
+are.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,12 @@ def _sizes(func: FuncOp, given: Mapping[str, int]) -> dict[str, int]:
 
 
 def _run(
-    module: ModuleOp, name: str, signature: FuncOp, arguments: Sequence[Any], results: Sequence[Attribute], pad: str | None
+    module: ModuleOp,
+    name: str,
+    signature: FuncOp,
+    arguments: Sequence[Any],
+    results: Sequence[Attribute],
+    pad: str | None,
 ) -> list[Array]:
     """All results as stored components, whether or not the module takes and gives components."""
     func = public_function(module, name)
@@ -96,4 +103,6 @@ def compared(old: Array, new: Array) -> str:
     finite = np.isfinite(a) & np.isfinite(b)
     largest = float(np.max(np.abs(a - b), where=finite, initial=0.0))
     scale = float(np.max(np.abs(a), where=finite, initial=0.0))
-    return f"{count} of {new.size} differ, by at most {largest:.3g}" + (f" ({largest / scale:.2g} of the largest)" if scale else "")
+    return f"{count} of {new.size} differ, by at most {largest:.3g}" + (
+        f" ({largest / scale:.2g} of the largest)" if scale else ""
+    )

@@ -39,7 +39,7 @@ class Options:
     """The command line, read. `dims` are sizes of symbols for --interpret."""
 
     file: str | None
-    passes: list[BrecciaPass | str] = field(default_factory=list)  # type: ignore[type-arg]
+    passes: list[BrecciaPass | str] = field(default_factory=list)
     """Passes in order; the word `default` stands for the pipeline of the module's target."""
     target: str | None = None
     emit: str | None = None
@@ -101,7 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     p = _Arguments(prog="breccia-opt", description="Runs passes over breccia IR.", add_help=False, allow_abbrev=False)
     add, flag = p.add_argument, argparse.BooleanOptionalAction
     add("file", nargs="?", metavar="FILE", help="IR text; standard input without it, or for -")
-    add("-p", "--passes", default="", metavar="LIST", help="`a,b{option=value}`; `default`: the target's whole pipeline")
+    add(
+        "-p", "--passes", default="", metavar="LIST", help="`a,b{option=value}`; `default`: the target's whole pipeline"
+    )
     add("--target", metavar="NAME", help="what to lower for, such as numpy or triton:sm_90 (see --list-targets)")
     add("--emit", metavar="NAME", help="print the source that this target makes of the result")
     add("--interpret", action="store_true", help="run input and result on random values, and compare")
@@ -111,7 +113,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--pad", choices=("nan", "zero"), help="interpret tiles at full size, with this outside of tensors")
     add("--print-between", action="store_true", help="print the IR after every pass")
     add("--verify-each", action=flag, default=True, help="verify after every pass (on)")
-    add("--split-input-file", action="store_true", help="take parts between lines of `// -----` for modules of their own")
+    add(
+        "--split-input-file",
+        action="store_true",
+        help="take parts between lines of `// -----` for modules of their own",
+    )
     add("--verify-diagnostics", action="store_true", help="check errors against `// expected-error {{text}}` comments")
     add("--generic", action="store_true", help="print in MLIR's generic syntax")
     add("--locations", action="store_true", help="print source locations")
@@ -151,7 +157,8 @@ def _dims(given: list[str]) -> dict[str, int]:
 
 def _passes(text: str) -> list[BrecciaPass | str]:
     """The passes that -p names; `default` stays a word until the module's target is known."""
-    from xdsl.utils.arg_spec import ArgSpecParseError, parse_pipeline
+    from xdsl.utils.arg_spec import parse_pipeline
+    from xdsl.utils.exceptions import ArgSpecParseError
 
     if not text.strip():
         return []
@@ -188,7 +195,7 @@ def _list_targets() -> str:
     return "".join(f"{n:18}{'' if find(n).emits else 'lowers and interprets only'}".rstrip() + "\n" for n in names())
 
 
-# -- one input -----------------------------------------------------------------------------------------------------------
+# -- one input ---------------------------------------------------------------------------------------------------------
 
 
 def _run(options: Options, stdin: str | bytes) -> Result:
@@ -197,10 +204,10 @@ def _run(options: Options, stdin: str | bytes) -> Result:
 
     try:
         name, text = read_text(options.file, stdin)
-    except OSError as error:
-        return 2, "", f"breccia-opt: cannot read {options.file}: {error.strerror}\n"
-    except InputError as error:
-        return 1, "", error.shown(options.file or "<stdin>")
+    except OSError as unreadable:
+        return 2, "", f"breccia-opt: cannot read {options.file}: {unreadable.strerror}\n"
+    except InputError as undecodable:
+        return 1, "", undecodable.shown(options.file or "<stdin>")
     outputs: list[str] = []
     complaints: list[str] = []
     for chunk in chunks(name, text, split=options.split):

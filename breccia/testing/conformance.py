@@ -1,4 +1,5 @@
-"""The conformance kit: programs over formats, shapes and placements that a target claims, compared with the interpreter.
+"""The conformance kit: programs over formats, shapes and placements that a target claims, compared with the
+interpreter.
 
     from breccia.testing.conformance import conform
     table = conform("numpy")
@@ -101,9 +102,9 @@ def conform(
 ) -> Table:
     """Lower, emit and run every program that `target`'s capabilities claim, and compare with the interpreter.
 
-    recipes: the named ones by default. Decoding and encoding must give equal bits, and so must products of coarse values,
-    whose sums do not round; other products may differ by what rounding in the sums can do. A target that does not emit has
-    its lowered IR interpreted.
+    recipes: the named ones by default. Decoding and encoding must give equal bits, and so must products of coarse
+    values, whose sums do not round; other products may differ by what rounding in the sums can do. A target that does
+    not emit has its lowered IR interpreted.
     """
     chosen = find(target) if isinstance(target, str) else target
     table = Table(chosen.full_name)
@@ -188,8 +189,8 @@ def compare(
 ) -> tuple[str, str]:
     """(`equal`, `close` or `FAILED`, the first difference) of a module's results and those of `call`.
 
-    call: takes and gives stored components. kind: `coarse`, or a kind of `breccia.testing.inputs`. strict: only equal bits
-    will do; else results may differ by what errors of gamma(K) in every sum can do to them.
+    call: takes and gives stored components. kind: `coarse`, or a kind of `breccia.testing.inputs`. strict: only equal
+    bits will do; else results may differ by what errors of gamma(K) in every sum can do to them.
     """
     func = public_function(source)
     arguments = _arguments(func, sizes, kind, np.random.default_rng(seed))
@@ -208,7 +209,9 @@ def compare(
     if strict:
         return "FAILED", _first_difference(wanted, found)
     nudged = [reference(nudge=_nudge(sign, seed)) for sign in ("+", "-", "a", "b")]
-    good = [within(a, b, np.stack([run[i] for run in nudged])) for i, (a, b) in enumerate(zip(wanted, found, strict=True))]
+    good = [
+        within(a, b, np.stack([run[i] for run in nudged])) for i, (a, b) in enumerate(zip(wanted, found, strict=True))
+    ]
     return ("close", "") if all(bool(np.all(g)) for g in good) else ("FAILED", _first_difference(wanted, found))
 
 
@@ -225,7 +228,7 @@ def _first_difference(wanted: Sequence[Array], found: Sequence[Array]) -> str:
     return ""
 
 
-# -- coarse values -------------------------------------------------------------------------------------------------------
+# -- coarse values -----------------------------------------------------------------------------------------------------
 
 
 def _arguments(func: FuncOp, sizes: Mapping[str, int], kind: str, rng: np.random.Generator) -> list[Value]:
@@ -254,7 +257,7 @@ def _coarse_component(name: str, type_: TensorType, mode: Mode, rng: np.random.G
     return rng.choice([code for code, value in enumerate(values) if value in wanted], shape).astype(np.uint8)
 
 
-# -- the programs --------------------------------------------------------------------------------------------------------
+# -- the programs ------------------------------------------------------------------------------------------------------
 
 
 def _weight(recipe: Recipe, k: int, n: int) -> ScaledType:
@@ -302,7 +305,8 @@ def _product(recipe: Recipe, shape: Shape) -> str:
     _, k, n = shape
     a = _activation(recipe, k)
     return f"""
-func.func @f(%q : {a}, %w : {_weight(recipe, k, n)}, %b : !breccia.tensor<[1, {n}], f32>) -> !breccia.tensor<[M, {n}], bf16> {{
+func.func @f(%q : {a}, %w : {_weight(recipe, k, n)}, %b : !breccia.tensor<[1, {n}], f32>)
+    -> !breccia.tensor<[M, {n}], bf16> {{
   %h = breccia.matmul %q, %w
   %g = breccia.binary add %h, %b
   %y = breccia.convert %g : bf16

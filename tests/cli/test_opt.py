@@ -22,7 +22,8 @@ NEG = """func.func @f(%x: !breccia.tensor<[M, 4], f32>) -> !breccia.tensor<[M, 4
 """
 PRODUCT = """
 func.func @mm(%a : !breccia.tensor<[M, 64], f32>,
-    %w : !breccia.scaled<[64, 24], bf16, #breccia.recipe<f8E4M3FN, f8E8M0FNU per [32, 1]>>) -> !breccia.tensor<[M, 24], f32> {
+    %w : !breccia.scaled<[64, 24], bf16, #breccia.recipe<f8E4M3FN, f8E8M0FNU per [32, 1]>>) -> !breccia.tensor<[M, 24],
+    f32> {
   %y = breccia.matmul %a, %w
   func.return %y : !breccia.tensor<[M, 24], f32>
 }
@@ -42,7 +43,7 @@ def fails(argv: list[str], stdin: str | bytes = "", code: int = 1) -> str:
     return err
 
 
-# -- printing ------------------------------------------------------------------------------------------------------------
+# -- printing ----------------------------------------------------------------------------------------------------------
 
 
 def test_without_passes_it_prints_what_it_reads() -> None:
@@ -104,7 +105,7 @@ def test_lists() -> None:
     assert "--verify-diagnostics" in ok(["--help"])
 
 
-# -- interpreting --------------------------------------------------------------------------------------------------------
+# -- interpreting ------------------------------------------------------------------------------------------------------
 
 
 def test_interpret_compares_with_the_module_before_the_passes() -> None:
@@ -122,7 +123,7 @@ def test_small_results_are_shown() -> None:
 
 
 def test_interpret_says_when_results_differ(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(self: object, module: object) -> None:  # noqa: ARG001
+    def wrong(self: object, module: object) -> None:
         for op in module.walk():  # type: ignore[attr-defined]
             if op.name == "breccia.unary":
                 op.properties["fn"] = type(op.properties["fn"])("square")
@@ -137,7 +138,7 @@ def test_unknown_symbols_and_functions_are_named() -> None:
     assert "has no function 'g'" in fails(["--interpret", "--function", "g"], NEG)
 
 
-# -- errors --------------------------------------------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -165,12 +166,13 @@ def test_a_wrong_command_line_exits_with_2_and_one_line(argv: list[str], message
     [
         (NEG[:100], r"^<stdin>:2:\d+: error: "),
         (NEG.replace("neg", "nag"), r"^<stdin>:2:22: error: breccia.unary: unary: unknown function 'nag'"),
-        (NEG.replace("breccia.unary", "breccia.onary"), r"^<stdin>:2:22: error: Operation breccia.onary is not registered"),
+        (NEG.replace("breccia.unary", "breccia.onary"), r"^<stdin>:2:22: error: Operation breccia.onary is"),
         (NEG.replace("f32>)", "bf16>)"), r"^<stdin>:2:22: error: .*bf16>; elementwise ops take f32.*convert it first"),
         (NEG.replace("neg %x", "neg %z"), r"^<stdin>:2:\d+: error: .*%z"),
         (NEG + NEG.replace("f(", "g(").replace("M, 4", "M, "), r"^<stdin>:5:\d+: error: "),
         (NEG.replace('breccia.unary neg %x', '"breccia.unary"(%x) <{fn = "neg"}> : (!breccia.tensor<[M, 4], f32>) -> '
-                     '!breccia.tensor<[M, 5], f32>').replace("%y : !breccia.tensor<[M, 4]", "%y : !breccia.tensor<[M, 5]"),
+                     '!breccia.tensor<[M, 5], f32>').replace("%y : !breccia.tensor<[M, 4]",
+                                                             "%y : !breccia.tensor<[M, 5]"),
          r"^<stdin>:2:3: error: breccia.unary: result types are"),
     ],
 )  # fmt: skip
@@ -211,7 +213,7 @@ def test_a_target_without_an_emitter_says_so() -> None:
 
 
 def test_a_pass_that_makes_bad_ir_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def breaks(self: object, module: object) -> None:  # noqa: ARG001
+    def breaks(self: object, module: object) -> None:
         for op in module.walk():  # type: ignore[attr-defined]
             if op.name == "breccia.unary":
                 op.properties["fn"] = type(op.properties["fn"])("nag")
@@ -221,7 +223,7 @@ def test_a_pass_that_makes_bad_ir_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     assert "nag" in ok(["-p", "dce", "--no-verify-each"], NEG)
 
 
-# -- expected errors -----------------------------------------------------------------------------------------------------
+# -- expected errors ---------------------------------------------------------------------------------------------------
 
 BAD = NEG.replace("neg %x", "nag %x{comment}")
 DIAGNOSE = ["--verify-diagnostics", "--split-input-file"]
@@ -229,7 +231,11 @@ DIAGNOSE = ["--verify-diagnostics", "--split-input-file"]
 
 @pytest.mark.parametrize(
     "comment",
-    [" // expected-error {{unknown function 'nag'}}", "\n  // expected-error@-1 {{nag}}", "\n  // expected-error@above {{nag}}"],
+    [
+        " // expected-error {{unknown function 'nag'}}",
+        "\n  // expected-error@-1 {{nag}}",
+        "\n  // expected-error@above {{nag}}",
+    ],
 )
 def test_expected_errors_pass(comment: str) -> None:
     ok(DIAGNOSE, f"{NEG}// -----\n{BAD.replace('{comment}', comment)}")
@@ -238,10 +244,10 @@ def test_expected_errors_pass(comment: str) -> None:
 @pytest.mark.parametrize(
     ("comment", "message"),
     [
-        (" // expected-error {{something else}}", r"expected an error with 'something else' here(.|\n)*and found(.|\n)*unknown function"),
+        (" // expected-error {{something else}}", r"an error with 'something else' here(.|\n)*and found(.|\n)*unknown"),
         ("\n // expected-error {{nag}}", r"<stdin>:3: error: expected an error with 'nag' here"),
         ("", r"<stdin>:2:22: error: .*unknown function 'nag'"),
-        (" // expected-error {{nag}} expected-error {{nag}} // expected-error {{nag}}", "expect one, and split the rest off"),
+        (" // expected-error {{nag}} expected-error {{nag}} // expected-error {{nag}}", "expect one, and split"),
     ],
 )  # fmt: skip
 def test_other_errors_fail(comment: str, message: str) -> None:
@@ -252,7 +258,7 @@ def test_an_expected_error_that_does_not_come_fails() -> None:
     assert "expected an error with 'x' here" in fails(DIAGNOSE, f"// expected-error@+2 {{{{x}}}}\n{NEG}")
 
 
-# -- the command ---------------------------------------------------------------------------------------------------------
+# -- the command -------------------------------------------------------------------------------------------------------
 
 
 def test_main_reads_standard_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ def with_source(change: tuple[str, str]) -> Target:
     """NumPy with a planted mistake in its emitted text."""
     numpy = find("numpy")
 
-    def emit(module):  # noqa: ANN001, ANN202
+    def emit(module):
         return numpy.emit(module).replace(*change)
 
     return replace(numpy, emitter=emit)
@@ -54,7 +54,7 @@ def test_planted_mistakes_are_failures(change: tuple[str, str]) -> None:
 
 
 def test_a_claim_that_cannot_be_lowered_is_refused_and_shown() -> None:
-    def refuse(module):  # noqa: ANN001, ANN202
+    def refuse(module):
         from breccia.errors import UnsupportedError
 
         raise UnsupportedError("no such instruction")

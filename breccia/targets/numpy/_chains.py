@@ -1,4 +1,5 @@
-"""Decoding spelled out in the IR, found again, so that it is one pass over memory: `((E(e) - zero) * s_inner) * ... * s_outer`.
+"""Decoding spelled out in the IR, found again, so that it is one pass over memory: `((E(e) - zero) * s_inner) * ... *
+s_outer`.
 
     %e = unpack %bytes order packed4 size 576 : i4      rt.dequantize(xp, bytes, "int4", ((s, (1, 128)),),
     %x = convert %e : f32                                             zero=(z, (1, 128)), size=576)

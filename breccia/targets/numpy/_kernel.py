@@ -1,4 +1,6 @@
-"""A tiled kernel as one function: loops over what `coarsen` left of its grid, windows as slices, regions line by line."""
+"""A tiled kernel as one function: loops over what `coarsen` left of its grid, windows as slices, regions line by
+line.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +86,7 @@ class _Kernel:
         region.indent(-len(programs))
         region.line(f"return {', '.join(outs)}")
 
-    # -- outputs ---------------------------------------------------------------------------------------------------------
+    # -- outputs -------------------------------------------------------------------------------------------------------
 
     def _allocate(self, looped: bool) -> list[str] | None:
         """Arrays that programs store into; None where the only program gives the results whole."""
@@ -110,7 +112,7 @@ class _Kernel:
         combine = f", {quoted(window.combine)}" if window.combine else ""
         self.region.line(f"{name} = rt.store(xp, {name}, {index}, {self.region.loose(value)}{combine})")
 
-    # -- windows ---------------------------------------------------------------------------------------------------------
+    # -- windows -------------------------------------------------------------------------------------------------------
 
     def _whole(self, value: SSAValue, window: Window) -> bool:
         """True where the window is the whole operand."""
@@ -165,15 +167,19 @@ class _Kernel:
     def _skip_empty(self, programs: Sequence[GridDim]) -> None:
         """A program whose segment ends before its window does nothing."""
         region = self.region
-        limits = {(w.segment, w.block[w.segment.axis], w.index[w.segment.axis]) for w in self.tiles.outputs if w.segment}
+        limits = {
+            (w.segment, w.block[w.segment.axis], w.index[w.segment.axis]) for w in self.tiles.outputs if w.segment
+        }
         for segment, block, index in sorted(limits, key=str):
             if not programs:
-                raise UnsupportedError(f"numpy: kernel {self.kernel.kernel_name} stores a segment, but loops over nothing")
+                raise UnsupportedError(
+                    f"numpy: kernel {self.kernel.kernel_name} stores a segment, but loops over nothing"
+                )
             start = dims.add(segment.base, dims.mul(index, 1 if block is None else block))
             region.line(f"if {region.size(start)} >= {region.size(segment.limit)}:")
             region.line("    continue")
 
-    # -- regions ---------------------------------------------------------------------------------------------------------
+    # -- regions -------------------------------------------------------------------------------------------------------
 
     def _loop(self, d: GridDim) -> None:
         self.region.line(f"for {self.region.sizes[d.name]} in range({self.region.size(d.extent)}):")
@@ -201,7 +207,9 @@ class _Kernel:
         return list(arguments)
 
     def _block(self, block: Block, carried: Sequence[SSAValue] | None, uses: Sequence[int]) -> list[SSAValue]:
-        """Write a region; `carried` are the values of its first arguments, None where they are bound already. Its yields."""
+        """Write a region; `carried` are the values of its first arguments, None where they are bound already. Its
+        yields.
+        """
         region = self.region
         count = len(block.args) - len(uses)
         for argument, value in zip(block.args, carried or (), strict=False):
@@ -232,5 +240,3 @@ class _Kernel:
         if cuts and cuts[-1] != ":":
             self.region.cut_rows.add(argument)
         self.region.line(f"{name} = {self.operands[i]}[{', '.join(cuts)}]")
-
-

@@ -21,7 +21,8 @@ _UNARY = {
     **{fn: f"rt.{fn}(xp, {{x}})" for fn in ("sigmoid", "silu", "gelu", "gelu_tanh", "relu", "erf")},
 }  # fmt: skip
 _OPERATORS = {
-    "add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=",
+    "add": "+", "sub": "-", "mul": "*", "div": "/",
+    "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=",
 }  # fmt: skip
 _CALLS = {"max": "maximum", "min": "minimum", "and": "logical_and", "or": "logical_or", "pow": "power"}
 _IN_PLACE = ("add", "sub", "mul", "div")
@@ -124,8 +125,7 @@ def _binary(region: Region, op: Operation) -> None:
 def _operand(region: Region, value: SSAValue, other: SSAValue) -> str:
     """A literal beside an array takes the array's dtype, so it may stand as a Python number."""
     if value in region.literals and not region.broadcasts(other):
-        text = region.literals[value]
-        return text
+        return region.literals[value]
     return region.loose(value)
 
 
@@ -193,7 +193,9 @@ def _transpose(region: Region, op: Operation) -> None:
 def _reshape(region: Region, op: Operation) -> None:
     (x,) = arguments(op)
     if region.clipped:
-        raise UnsupportedError("numpy: a reshape of a tile that may be smaller than its type is not printed; coarsen first")
+        raise UnsupportedError(
+            "numpy: a reshape of a tile that may be smaller than its type is not printed; coarsen first"
+        )
     region.assign(op, f"xp.reshape({region[x]}, {region.shape(prop(op, 'shape'))})", fresh=False)
 
 
@@ -217,7 +219,7 @@ def _dot(region: Region, op: Operation) -> None:
         if t.format is not None and t.format.bits <= 8:
             text = f"rt.decode(xp, {text}, {quoted(t.format.name)})"
         elif str(t.dtype) != "f32":
-            text = f"rt.convert(xp, {text}, \"f32\")"
+            text = f'rt.convert(xp, {text}, "f32")'
         if letter == "t":
             text = f"{text}.T" if t.rank == 2 else f"xp.swapaxes({text}, -1, -2)"
         sides.append(text)
@@ -241,7 +243,9 @@ def _unpack(region: Region, op: Operation) -> None:
 def check_whole_rows(region: Region, packed: SSAValue) -> None:
     """How many codes a cut row of bytes holds is not known here."""
     if packed in region.cut_rows:
-        raise UnsupportedError("numpy: a window that cuts packed rows is not printed; run coarsen, which takes whole rows")
+        raise UnsupportedError(
+            "numpy: a window that cuts packed rows is not printed; run coarsen, which takes whole rows"
+        )
 
 
 def _pack(region: Region, op: Operation) -> None:

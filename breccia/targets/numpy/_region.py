@@ -1,4 +1,6 @@
-"""The lines of one function while they are written: which value stands under which name, and what may be done with it."""
+"""The lines of one function while they are written: which value stands under which name, and what may be done with
+it.
+"""
 
 from __future__ import annotations
 
@@ -47,9 +49,9 @@ class Sizes(Mapping[str, str]):
 
 
 class Region:
-    """Writes lines. Invariants: a value in `fresh` is an array that nothing else refers to, so that its only user may write
-    into it; one in `elastic` may have fewer axes or size 1 where its type says more, and broadcasts; one in `literals` has
-    no line of its own.
+    """Writes lines. Invariants: a value in `fresh` is an array that nothing else refers to, so that its only user may
+    write into it; one in `elastic` may have fewer axes or size 1 where its type says more, and broadcasts; one in
+    `literals` has no line of its own.
     """
 
     def __init__(self, names: Names, constants: Constants, table: Callable[[int], str] | None = None) -> None:
@@ -62,13 +64,13 @@ class Region:
         """Windows on a part of the last axis."""
         self.clipped = False
         """True in a loop, where tiles may be smaller than their types say."""
-        self.clip: Callable[[Dim, Dim], str | None] = lambda start, block: None
+        self.clip: Callable[[Dim, Dim], str | None] = lambda _start, _block: None
         """The part of a block that lies in the operand which is cut there."""
         self._lines: list[str] = []
         self._texts: dict[SSAValue, str] = {}
         self._indent = 1
 
-    # -- values ----------------------------------------------------------------------------------------------------------
+    # -- values --------------------------------------------------------------------------------------------------------
 
     def bind(self, value: SSAValue, wanted: str) -> str:
         """A new name for a value."""
@@ -113,7 +115,7 @@ class Region:
         """True where the value has not the extents that its type says."""
         return value in self.literals or value in self.elastic
 
-    # -- sizes -----------------------------------------------------------------------------------------------------------
+    # -- sizes ---------------------------------------------------------------------------------------------------------
 
     def size(self, dim: Dim, strength: int = 0) -> str:
         return size_text(dim, self.sizes, self.table, strength)
@@ -121,7 +123,7 @@ class Region:
     def shape(self, shape: Sequence[Dim]) -> str:
         return "(" + ", ".join(map(self.size, shape)) + (",)" if len(shape) == 1 else ")")
 
-    # -- lines -----------------------------------------------------------------------------------------------------------
+    # -- lines ---------------------------------------------------------------------------------------------------------
 
     def line(self, text: str, about: str = "") -> None:
         self._lines.append("    " * self._indent + text + (f"  # {about}" if about else ""))

@@ -15,8 +15,8 @@
         y = _gemm_0(xp, rt, a, sa, w, sw)
         return y
 
-The text follows from the module alone. `xp` is the array namespace and `rt` what a namespace lacks. Nothing writes into an
-array that it was given; `x *= y` stands only where `x` is an array of the function's own.
+The text follows from the module alone. `xp` is the array namespace and `rt` what a namespace lacks. Nothing writes
+into an array that it was given; `x *= y` stands only where `x` is an array of the function's own.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ def emit(module: ModuleOp) -> str:
         name = function.sym_name.data
         clash = entries.setdefault(entry_name(name), name)
         if clash != name:
-            raise UnsupportedError(f"numpy: functions {comment(clash)} and {comment(name)} have one name in Python; rename one")
+            raise UnsupportedError(
+                f"numpy: functions {comment(clash)} and {comment(name)} have one name in Python; rename one"
+            )
         texts += _Function(function, constants, len(texts)).texts()
     header = HEADER + ("\n" + "\n".join(constants.lines) + "\n" if constants.lines else "")
     return header + "".join(f"\n\n{text}\n" for text in texts)
@@ -85,7 +87,9 @@ class _Function:
     def _symbols(self) -> dict[str, str]:
         """Every symbol of the arguments' types, and how to find it from their shapes; plain ones first."""
         region, found = self.region, dict[str, str]()
-        axes = [(d, a, i) for a in self.function.args if isinstance(a.type, TensorType) for i, d in enumerate(a.type.shape)]
+        axes = [
+            (d, a, i) for a in self.function.args if isinstance(a.type, TensorType) for i, d in enumerate(a.type.shape)
+        ]
         for dim, value, axis in sorted(axes, key=lambda entry: not isinstance(entry[0], dims.Sym)):
             solved = _solve(dim, f"{region[value]}.shape[{axis}]")
             if solved is not None and solved[0] not in found:
@@ -115,4 +119,3 @@ def _solve(dim: Dim, text: str) -> tuple[str, str] | None:
         inner = f"{text} {sign} {dim.right}"
         return _solve(dim.left, f"({inner})" if isinstance(dim.left, dims.Op) else inner)
     return None
-

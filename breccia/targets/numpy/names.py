@@ -1,4 +1,6 @@
-"""Names and sizes in emitted code. Whatever an IR name holds, only identifiers reach code, and only printable text comments."""
+"""Names and sizes in emitted code. Whatever an IR name holds, only identifiers reach code, and only printable text
+comments.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,10 @@ from breccia.errors import UnsupportedError
 from breccia.ir import dims
 from breccia.ir.dims import Dim
 
-RESERVED = frozenset(
-    ("xp", "rt", "np", "runtime", "range", "min", "max", "int", "slice", "float", "True", "False", "None", *keyword.softkwlist)
-)
+RESERVED = frozenset((
+    "xp", "rt", "np", "runtime", "range", "min", "max", "int", "slice", "float", "True", "False", "None",
+    *keyword.softkwlist,
+))  # fmt: skip
 """Names that emitted code uses itself."""
 
 
@@ -30,7 +33,7 @@ def identifier(name: str) -> str:
 
 def comment(text: str) -> str:
     """`text` fit for a comment or docstring: one printable line without quotes or backslashes."""
-    return "".join(c if c.isprintable() and c not in "\"\\" else "?" for c in text)[:120]
+    return "".join(c if c.isprintable() and c not in '"\\' else "?" for c in text)[:120]
 
 
 def quoted(name: object) -> str:

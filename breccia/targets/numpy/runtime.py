@@ -13,13 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from breccia import formats, numerics
-from breccia.numerics.elementwise import divide as divide
-from breccia.numerics.elementwise import erf as erf
-from breccia.numerics.elementwise import gelu as gelu
-from breccia.numerics.elementwise import gelu_tanh as gelu_tanh
-from breccia.numerics.elementwise import relu as relu
-from breccia.numerics.elementwise import sigmoid as sigmoid
-from breccia.numerics.elementwise import silu as silu
+from breccia.numerics import elementwise
 from breccia.recipes import Block, Level, Offset, Policy, Recipe, ZeroPoint
 from breccia.targets.numpy import _decode
 
@@ -27,6 +21,9 @@ Array = Any
 P = ParamSpec("P")
 R = TypeVar("R")
 Spread = tuple[Array, tuple[int | None, ...]]
+
+divide, erf, gelu, gelu_tanh = elementwise.divide, elementwise.erf, elementwise.gelu, elementwise.gelu_tanh
+relu, sigmoid, silu = elementwise.relu, elementwise.sigmoid, elementwise.silu
 
 at = np.s_
 """`at[0:4, :]` is the index that `x[0:4, :]` uses."""
@@ -63,7 +60,7 @@ def recipe(
     )
 
 
-# -- arrays --------------------------------------------------------------------------------------------------------------
+# -- arrays ------------------------------------------------------------------------------------------------------------
 
 
 def _dtype(xp: Any, name: str) -> Any:
@@ -116,7 +113,9 @@ def _integers(xp: Any, x: Array, dtype: str, source: str) -> Array:
     wide = xp.round(x.astype(xp.float64))
     inside = (wide >= info.min) & (wide < float(info.max))
     out = xp.where(inside, wide, 0.0).astype(_dtype(xp, dtype))
-    return xp.where(wide >= float(info.max), info.max, xp.where(wide < info.min, info.min, out)).astype(_dtype(xp, dtype))
+    return xp.where(wide >= float(info.max), info.max, xp.where(wide < info.min, info.min, out)).astype(
+        _dtype(xp, dtype)
+    )
 
 
 def expand(xp: Any, x: Array, axis: int, by: int, to: int) -> Array:
@@ -126,7 +125,7 @@ def expand(xp: Any, x: Array, axis: int, by: int, to: int) -> Array:
     return xp.repeat(x, by, axis=axis)[(slice(None),) * axis + (slice(to),)]
 
 
-# -- sums and maxima -----------------------------------------------------------------------------------------------------
+# -- sums and maxima ---------------------------------------------------------------------------------------------------
 
 
 def sum(xp: Any, x: Array, axes: tuple[int, ...]) -> Array:
@@ -168,7 +167,7 @@ def _of_nothing(xp: Any, x: Array, axes: tuple[int, ...], value: float) -> Array
     return xp.full(tuple(1 if i in axes else n for i, n in enumerate(x.shape)), value, dtype=x.dtype)
 
 
-# -- codes ---------------------------------------------------------------------------------------------------------------
+# -- codes -------------------------------------------------------------------------------------------------------------
 
 
 def decode(xp: Any, codes: Array, fmt: str, size: int | None = None) -> Array:
@@ -214,18 +213,18 @@ def encode(xp: Any, x: Array, fmt: str) -> Array:
     return numerics.encode(x.astype(_dtype(xp, "f32")), formats.find(fmt))
 
 
-def unpack(xp: Any, packed: Array, order: str, size: int) -> Array:
+def unpack(_xp: Any, packed: Array, order: str, size: int) -> Array:
     """Codes, one a byte, from packed bytes."""
     return numerics.unpack(packed, _PACKED[order], size)
 
 
-def pack(xp: Any, codes: Array, order: str) -> Array:
+def pack(_xp: Any, codes: Array, order: str) -> Array:
     """Packed bytes from codes, one a byte."""
     return numerics.pack(codes, _PACKED[order])
 
 
 def quantize(
-    xp: Any,
+    _xp: Any,
     x: Array,
     recipe: Recipe,
     given: tuple[Array, ...] = (),
@@ -241,7 +240,9 @@ def quantize(
     if origin:
         strides = _strides(extent)
         place = (_dot(origin, strides), strides)
-    parts = numerics.quantize(x, recipe, scales=given or None, seed=None if seed is None else int(seed), index_offset=place)
+    parts = numerics.quantize(
+        x, recipe, scales=given or None, seed=None if seed is None else int(seed), index_offset=place
+    )
     extra = (part for part in (parts.zero_point, parts.offset) if part is not None)
     return (parts.elements, *parts.scales[len(given) :], *extra)
 
@@ -259,7 +260,7 @@ def _dot(a: tuple[int, ...], b: tuple[int, ...]) -> int:
     return total
 
 
-def scale_from_amax(xp: Any, amax: Array, recipe: Recipe, level: int) -> Array:
+def scale_from_amax(_xp: Any, amax: Array, recipe: Recipe, level: int) -> Array:
     """Stored scales of a level from the amax of its blocks, in its shape."""
     if level == len(recipe.levels) - 1:
         scale = numerics.scale_from_amax(amax, recipe.element, recipe.levels[level].dtype, recipe.policy)
@@ -276,5 +277,3 @@ def history_update(xp: Any, history: Array, amax: Array) -> Array:
 def amax_from_history(xp: Any, history: Array, rule: str) -> Array:
     """The largest, or the most recent (first), amax; shape (1,)."""
     return history[:1] if rule == "most_recent" else max(xp, history, (0,))
-
-

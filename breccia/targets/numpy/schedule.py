@@ -1,6 +1,7 @@
 """What NumPy can do: everything, in float32, over whole arrays.
 
-BLAS multiplies float32 alone, so operands are decoded before the product; scales that cover all of k wait until after it.
+BLAS multiplies float32 alone, so operands are decoded before the product; scales that cover all of k wait until after
+it.
 """
 
 from __future__ import annotations

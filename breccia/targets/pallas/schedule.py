@@ -1,7 +1,7 @@
 """What each TPU generation can do, as the Mosaic compiler of libtpu 0.0.48 accepts it.
 
-v5e, v5p and v6e take FP8 operands and multiply them as bf16; v7 multiplies FP8 itself. No generation converts to E8M0 in
-hardware, and none loads f16. VMEM sizes are those that libtpu reports.
+v5e, v5p and v6e take FP8 operands and multiply them as bf16; v7 multiplies FP8 itself. No generation converts to E8M0
+in hardware, and none loads f16. VMEM sizes are those that libtpu reports.
 """
 
 from __future__ import annotations

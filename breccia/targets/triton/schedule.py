@@ -1,8 +1,8 @@
 """What each architecture can do, as Triton 3.9 makes use of it.
 
 Every row was established by compiling kernels for the architecture and reading the instructions: a matrix instruction
-stands here only where its own opcode came out, not where Triton converts operands for a wider one. Scratch sizes are the
-vendors' figures for the shared memory (LDS) of one block.
+stands here only where its own opcode came out, not where Triton converts operands for a wider one. Scratch sizes are
+the vendors' figures for the shared memory (LDS) of one block.
 """
 
 from __future__ import annotations
@@ -23,7 +23,12 @@ _KIB = 1024
 
 
 def _tiles(m: int, n: int, k: int) -> tuple[TileRow, ...]:
-    return (TileRow("gemm", m, n, k), TileRow("grouped", m, n, k), TileRow("rowwise", 8, 128, 1), TileRow("reduce", 64, 128, 1))
+    return (
+        TileRow("gemm", m, n, k),
+        TileRow("grouped", m, n, k),
+        TileRow("rowwise", 8, 128, 1),
+        TileRow("reduce", 64, 128, 1),
+    )
 
 
 _SM_80 = Capabilities(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from xdsl.dialects.builtin import ModuleOp
+
 from breccia import formats, recipes
 from breccia.ir.attributes import PolicyAttr
 from breccia.ir.capabilities import set_target
@@ -12,7 +14,6 @@ from breccia.ir.types import ScaledType, scaled
 from breccia.passes import default_pipeline
 from breccia.recipes import Recipe
 from breccia.target import find
-from xdsl.dialects.builtin import ModuleOp
 
 
 def x_type(recipe: Recipe, k: int) -> ScaledType:
@@ -48,7 +49,8 @@ def normalized(recipe_name: str = "float8_1x128") -> str:
     """rms_norm and quantize: one kernel."""
     recipe = recipes.find(recipe_name)
     return f"""
-func.func @normalized(%x : !breccia.tensor<[M, 192], bf16>, %gain : !breccia.tensor<[1, 192], f32>) -> {x_type(recipe, 192)} {{
+func.func @normalized(%x : !breccia.tensor<[M, 192], bf16>, %gain : !breccia.tensor<[1, 192], f32>)
+    -> {x_type(recipe, 192)} {{
   %xf = breccia.convert %x : f32
   %square = breccia.unary square %xf
   %total = breccia.reduce sum %square axis [1]

@@ -20,7 +20,7 @@ def parts_of(recipe: Recipe, shape: tuple[int, ...]) -> Components:
     return numerics.quantize(rng.standard_normal(shape).astype(np.float32), recipe)
 
 
-def spreads(parts: Components, recipe: Recipe, shape: tuple[int, ...]):  # noqa: ANN201
+def spreads(parts: Components, recipe: Recipe, shape: tuple[int, ...]):
     """Scales innermost first and the zero point, as emitted code hands them over."""
     blocks = recipe.blocks(len(shape))
     grids = [

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tests.conftest import CheckGolden
-from tests.targets.numpy import programs
 
 from breccia import recipes
 from breccia.errors import UnsupportedError
@@ -17,16 +16,18 @@ from breccia.ir.dialect import parse_module
 from breccia.ir.rewriting import location
 from breccia.target import find
 from breccia.testing.conformance import compare
+from tests.conftest import CheckGolden
+from tests.targets.numpy import programs
 
 NUMPY = find("numpy")
 SIZES = {"M": 37, "N": 29}
 
 
-def calls(text: str, entry: str):  # noqa: ANN201
+def calls(text: str, entry: str):
     """The emitted function as `compare` wants it."""
     function = NUMPY.launch(text, entry)
 
-    def call(args):  # noqa: ANN001, ANN202
+    def call(args):
         out = function(*args)
         return list(out) if isinstance(out, tuple) else [out]
 
@@ -49,7 +50,7 @@ def emit(text: str) -> str:
     return NUMPY.emit(parse_module(text))
 
 
-# -- the ten kernels -----------------------------------------------------------------------------------------------------
+# -- the ten kernels ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", programs.GOLDEN)
@@ -86,8 +87,8 @@ def test_the_namespace_is_a_parameter() -> None:
     """A namespace that counts sees every array function; NumPy's own name is only a default."""
     seen: list[str] = []
 
-    def counted(name: str):  # noqa: ANN202
-        def function(*args, **kwargs):  # noqa: ANN002, ANN003, ANN202
+    def counted(name: str):
+        def function(*args, **kwargs):
             seen.append(name)
             return getattr(np, name)(*args, **kwargs)
 
@@ -105,7 +106,7 @@ def test_the_namespace_is_a_parameter() -> None:
     assert {"matmul", "exp", "repeat"} <= set(seen)
 
 
-# -- what is in the text -------------------------------------------------------------------------------------------------
+# -- what is in the text -----------------------------------------------------------------------------------------------
 
 ROWWISE = """
 func.func @{name}(%{x} : !breccia.tensor<[M, 8], f32>) -> !breccia.tensor<[M, 8], f32> {{
@@ -211,7 +212,7 @@ def test_arguments_are_not_changed() -> None:
     assert np.array_equal(first.view(np.uint16), second.view(np.uint16))
 
 
-# -- loops that are left -------------------------------------------------------------------------------------------------
+# -- loops that are left -----------------------------------------------------------------------------------------------
 
 TILED_GEMM = """
 func.func @gemm(%a: !breccia.tensor<[M, 320], f8E4M3FN>, %sa: !breccia.tensor<[M, 3], f32>,
@@ -237,7 +238,8 @@ func.func @gemm(%a: !breccia.tensor<[M, 320], f8E4M3FN>, %sa: !breccia.tensor<[M
 }"""
 
 GROUPED = """
-func.func @grouped(%off: !breccia.tensor<[4], i32>, %x: !breccia.tensor<[T, 16], f32>, %w: !breccia.tensor<[3, 16, 8], f32>)
+func.func @grouped(%off: !breccia.tensor<[4], i32>, %x: !breccia.tensor<[T, 16], f32>, %w: !breccia.tensor<[3, 16, 8],
+f32>)
     -> !breccia.tensor<[T, 8], f32> {
   %y = breccia.kernel "grouped_0" grid(e = 3, m = ceildiv(T, 4))
     in (%off, %x window [4, 16] at (m, 0) within axis 0 %off[e] to %off[e + 1], %w window [one, 16, 8] at (e, 0, 0))
@@ -299,5 +301,5 @@ def test_ragged_groups_run_as_loops(offsets: list[int]) -> None:
     rng = np.random.default_rng(0)
     x, w = rng.integers(-4, 5, (10, 16)).astype(np.float32), rng.integers(-4, 5, (3, 16, 8)).astype(np.float32)
     out = NUMPY.launch(emit(GROUPED), "grouped")(np.int32(offsets), x, w)
-    wanted = np.concatenate([x[a:b] @ w[e] for e, (a, b) in enumerate(zip(offsets, offsets[1:], strict=False))])
+    wanted = np.concatenate([x[a:b] @ w[e] for e, (a, b) in enumerate(pairwise(offsets))])
     assert np.array_equal(out, wanted)

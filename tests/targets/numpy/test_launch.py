@@ -13,7 +13,9 @@ from breccia.errors import FormatError
 from breccia.targets.numpy.emit import HEADER
 from breccia.targets.numpy.launch import launch
 
-SOURCE = HEADER + '''
+SOURCE = (
+    HEADER
+    + '''
 
 @runtime.quiet
 def double(x, *, xp=np, rt=runtime):
@@ -21,6 +23,7 @@ def double(x, *, xp=np, rt=runtime):
     y = x + x.no_such_attribute
     return y
 '''
+)
 
 
 def test_a_traceback_shows_the_emitted_line() -> None:

@@ -7,13 +7,13 @@ import warnings
 import ml_dtypes
 import numpy as np
 import pytest
+from xdsl.dialects.builtin import i1, i32, i64
 
 from breccia import formats, numerics, recipes
 from breccia.ir.interpreter.arithmetic import convert, reduce
 from breccia.ir.interpreter.values import Mode
 from breccia.ir.types import dtype_of
 from breccia.targets.numpy import runtime as rt
-from xdsl.dialects.builtin import i1, i32, i64
 
 SPECIAL = np.float32([0.0, -0.0, 0.5, 1.5, -2.5, 3e9, -3e9, 1e20, np.inf, -np.inf, np.nan, 1e-42, 65520.0, 3.4e38])
 TYPES = {"f64": dtype_of(formats.float64), "f32": dtype_of(formats.float32), "f16": dtype_of(formats.float16),
@@ -65,7 +65,7 @@ def test_stochastic_rounding_belongs_to_elements_and_not_to_tiles() -> None:
     recipe = recipes.find("float8_row").with_policy(rounding="stochastic")
     x = np.random.default_rng(0).standard_normal((6, 40)).astype(np.float32)
     seed = np.array(7, np.int64)
-    whole, scale = rt.quantize(np, x, recipe, seed=seed, origin=(0, 0), extent=(6, 40))
+    whole, _ = rt.quantize(np, x, recipe, seed=seed, origin=(0, 0), extent=(6, 40))
     for start in (0, 2, 4):
         tile, _ = rt.quantize(np, x[start : start + 2], recipe, seed=seed, origin=(start, 0), extent=(6, 40))
         assert np.array_equal(tile, whole[start : start + 2])
