@@ -69,7 +69,10 @@ def contraction_walk(axes: AxisMap, schedule: ScheduleAttr) -> Walk | None:
 
 
 def rowwise_walks(axes: AxisMap, values: Sequence[SSAValue], schedule: ScheduleAttr) -> list[Walk]:
-    """The axes of a rowwise kernel: the last one is whole, unless only another one has to be; rows come in tiles."""
+    """The axes of a rowwise kernel: rows come in tiles.
+
+    A last axis of known size is whole, unless only another one has to be; one of unknown size is whole where it has to be.
+    """
     roles: dict[Axis, str] = {}
     for value in sorted(values, key=rank_of, reverse=True):
         for i, axis in enumerate(reversed(axes.axes(value))):
@@ -80,8 +83,7 @@ def rowwise_walks(axes: AxisMap, values: Sequence[SSAValue], schedule: ScheduleA
     walks: list[Walk] = []
     for stem in "bmn":
         for axis in [a for a in reversed(roles) if roles[a] == stem]:
-            last_is_free = needed and not axis.whole
-            if stem != "n" or last_is_free:
+            if stem != "n" or needed or not isinstance(axis.size, int):
                 _add(walks, axis, stem, wanted[stem])
     return walks
 

@@ -18,16 +18,17 @@ from typing import ClassVar
 
 from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, ModuleOp
 from xdsl.dialects.func import FuncOp, ReturnOp
-from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+from xdsl.ir import Attribute, Block, BlockArgument, Operation, Region, SSAValue
 
 from breccia.ir.attributes import IntsAttr
 from breccia.ir.kernel import KernelOp
-from breccia.ir.ops import AssembleOp, ConvertLayoutOp, PartsOp, TransposeOp, YieldOp
+from breccia.ir.ops import AssembleOp, ConvertLayoutOp, PartsOp, QuantizeOp, TransposeOp, YieldOp
 from breccia.ir.pipeline import BrecciaPass
 from breccia.ir.rewriting import erase_dead, functions, insert_before, replace_op, with_location
 from breccia.ir.storage import canonical_layout, storage_types
 from breccia.ir.types import LayoutAttr, ScaledType
 from breccia.passes._component_views import COMPONENT_VIEWS, view_components
+from breccia.passes._given_scales import forward_given_scales
 
 CONSTANTS = "breccia.constants"
 SUNK = (TransposeOp, ConvertLayoutOp)
@@ -52,6 +53,7 @@ class Explode(BrecciaPass):
                 elif isinstance(op, ReturnOp):
                     _explode_return(function, op)
             _fold_parts(function.body.block)
+            forward_given_scales(function.body.block)
             erase_dead(function.body.block)
 
 
@@ -198,36 +200,61 @@ def _substitute(kernel: KernelOp, arg: SSAValue, inner: list[SSAValue]) -> None:
 
 
 def _explode_results(kernel: KernelOp) -> list[SSAValue]:
+    """Let a kernel yield components; its results, assembled again.
+
+    A given scale that is an operand of the kernel is no result of it: what reads the result takes the operand.
+    """
     terminator = KernelOp.terminator(kernel.body)
-    yields: list[SSAValue] = []
-    counts: list[int] = []
-    for value in terminator.args:
-        before = len(yields)
-        yields += _inner_parts(value, terminator) if isinstance(value.type, ScaledType) else [value]
-        counts.append(len(yields) - before)
-    if len(yields) == len(terminator.args) and all(a is b for a, b in zip(yields, terminator.args, strict=True)):
+    if not any(isinstance(v.type, ScaledType) for v in terminator.args):
         return list(kernel.outs)
+    rows = [
+        _inner_parts(v, terminator) if isinstance(v.type, ScaledType) else [v] for v in terminator.args
+    ]
+    forwarded = {part: _operand_behind(kernel, part) for row in rows for part in row}
+    yields = [part for row in rows for part in row if forwarded[part] is None]
     replace_op(terminator, YieldOp.make(*yields))
     new = KernelOp.make(
         kernel.kernel_name, list(kernel.args), [y.type for y in yields],
         body=_moved_body(kernel), schedule=kernel.schedule,
     )  # fmt: skip
     new.attributes.update(kernel.attributes)
+    erase_dead(new.body.block)
+    results: dict[SSAValue, SSAValue] = dict(zip(yields, new.outs, strict=True))
     wholes: list[Operation] = []
     values: list[SSAValue] = []
-    position = 0
-    for old, count in zip(kernel.outs, counts, strict=True):
-        parts = new.outs[position : position + count]
-        position += count
-        if not isinstance(old.type, ScaledType):
+    for old, row in zip(list(kernel.outs), rows, strict=True):
+        parts = [forwarded[part] or results[part] for part in row]
+        if isinstance(old.type, ScaledType):
+            _name_parts(old, [results.get(part) for part in row])
+            whole = AssembleOp.make(*parts, type=old.type)
+            wholes.append(whole)
+            values.append(whole.out)
+        else:
             values.append(parts[0])
-            continue
-        _name_parts(old, list(parts))
-        whole = AssembleOp.make(*parts, type=old.type)
-        wholes.append(whole)
-        values.append(whole.out)
     replace_op(kernel, [new, *wholes], values)
     return values
+
+
+def _operand_behind(kernel: KernelOp, part: SSAValue) -> SSAValue | None:
+    """The operand that a component of a result is, where it is a given scale in row-major order."""
+    op = part.owner
+    if not isinstance(op, PartsOp):
+        return None
+    source = op.args[0]
+    type_ = source.type
+    assert isinstance(type_, ScaledType), "parts takes a scaled tensor apart"
+    name, stored = storage_types(type_)[op.outs.index(part)]
+    while isinstance(source.owner, ConvertLayoutOp):
+        source = source.owner.args[0]
+    quantize = source.owner
+    if not isinstance(quantize, QuantizeOp) or quantize.given is None or not name.startswith("scale"):
+        return None
+    levels: tuple[int, ...] = quantize.given.data  # type: ignore[attr-defined]
+    level = int(name.removeprefix("scale"))
+    scale = quantize.args[1 + levels.index(level)] if level in levels else None
+    if not isinstance(scale, BlockArgument) or scale.type != stored:
+        return None
+    return kernel.args[kernel.body.block.args.index(scale)]
 
 
 def _moved_body(kernel: KernelOp) -> Region:
@@ -242,10 +269,11 @@ def _inner_parts(value: SSAValue, terminator: Operation) -> list[SSAValue]:
     return list(parts.outs)
 
 
-def _name_parts(whole: SSAValue, parts: list[SSAValue]) -> None:
+def _name_parts(whole: SSAValue, parts: list[SSAValue | None]) -> None:
     assert isinstance(whole.type, ScaledType), "only scaled values have parts"
     for (name, _), part in zip(storage_types(whole.type), parts, strict=True):
-        part.name_hint = f"{whole.name_hint}_{name}" if whole.name_hint else name
+        if part is not None:
+            part.name_hint = f"{whole.name_hint}_{name}" if whole.name_hint else name
 
 
 # ---- views on components -----------------------------------------------------------------------------------------------

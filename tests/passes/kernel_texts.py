@@ -58,9 +58,9 @@ def scaled(shape: str, fmt: str, dtype: str = "bf16") -> str:
     orders = [f"elements = {ORDERS.get(element, 'row_major')}"]
     orders += [f"scale{i} = row_major" for i, _ in enumerate(p for p in rest if " per " in p)]
     for part in rest:
-        word, _, fmt_name = part.partition(" ")
+        word = part.partition(" ")[0]
         if word == "zero":
-            orders.append(f"zero_point = {ORDERS.get(fmt_name, 'row_major')}")
+            orders.append("zero_point = row_major")
         if word == "offset":
             orders.append("offset = row_major")
     return f"!breccia.scaled<[{shape}], {dtype}, #breccia.recipe<{recipe}>, #breccia.layout<{', '.join(orders)}>>"
@@ -105,3 +105,42 @@ def gemm(
     )
     body = f"%y = matmul %a, %w{f' compute {compute}' if compute else ''}{places}"
     return module(arguments, body, {"y": plain(f"{m}, {n}")}, name="gemm_0")
+
+
+def policy(**fields: object) -> str:
+    return "#breccia.policy<" + ", ".join(f"{k} = {v}" for k, v in fields.items()) + ">"
+
+
+def recipe(fmt: str) -> str:
+    return f"#breccia.recipe<{FORMATS.get(fmt, fmt)}>"
+
+
+CEIL = policy(scale="ceil", zero_scale="smallest")
+EXACT = policy()
+
+
+def quantize_kernel(fmt: str, shape: str = "M, 300", how: str = EXACT, before: str = "") -> ModuleOp:
+    """A rowwise kernel that encodes a value; `before` computes %v from %x."""
+    body = f"{before or '%v = unary neg %x'}\n%q = quantize %v policy {how} to {recipe(fmt)}\n%y = convert_layout %q to {layout(shape, fmt)}"
+    return module({"x": plain(shape)}, body, {"y": scaled(shape, fmt, "f32")}, name="rowwise_0")
+
+
+def layout(shape: str, fmt: str) -> str:
+    """The canonical layout of a scaled type."""
+    text = scaled(shape, fmt)
+    return text[text.index("#breccia.layout<") : -1]
+
+
+RMS_NORM = """%sq = unary square %x
+%sum = reduce sum %sq axis [1]
+%count = full 300.0 [1, 1] : f32
+%mean = binary div %sum, %count
+%r = unary rsqrt %mean
+%n = binary mul %x, %r
+%v = binary mul %n, %g"""
+
+SOFTMAX = """%max = reduce max %x axis [1]
+%d = binary sub %x, %max
+%e = unary exp %d
+%s = reduce sum %e axis [1]
+%y = binary div %e, %s"""
