@@ -41,10 +41,11 @@ def _sweep(block: Block) -> None:
             op.detach()
             op.erase()
         elif isinstance(op, KernelOp):
-            _shrink(op)
+            shrink(op)
 
 
-def _shrink(kernel: KernelOp) -> None:
+def shrink(kernel: KernelOp) -> None:
+    """Drop what a kernel computes, takes and gives in vain; it is replaced where its interface changes."""
     if kernel.is_tiled:  # its windows and region uses are tied to operands; tile leaves nothing dead
         for _, region in kernel.named_regions():
             erase_dead(region.block)

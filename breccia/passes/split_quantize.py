@@ -17,7 +17,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from xdsl.dialects.builtin import IntAttr, ModuleOp, StringAttr, f32
+from xdsl.dialects.builtin import IntAttr, ModuleOp, StringAttr, UnitAttr, f32
 from xdsl.ir import Attribute, SSAValue
 
 from breccia.errors import UnsupportedError
@@ -41,6 +41,8 @@ from breccia.ir.rewriting import functions, insert_before, replace_op, show_loca
 from breccia.ir.types import DimsAttr, ScaledType, TensorType, scale_shape
 from breccia.recipes import Block
 
+OWN_AMAX = "breccia.own_amax"
+"""Attribute of a `quantize` whose only given scale comes from the amax of what it quantizes: a NaN is in it already."""
 _LARGEST_FLOAT32 = 3.4028234663852886e38
 
 
@@ -94,6 +96,8 @@ def _split(op: QuantizeOp, shared: dict[Hashable, SSAValue]) -> None:
         op.args[0], scale, *op.args[1:], given=IntsAttr((0, *given)), policy=op.policy, recipe=op.recipe
     )
     new.attributes.update(op.attributes)
+    if len(blocks) == 1:
+        new.attributes[OWN_AMAX] = UnitAttr()
     replace_op(op, new)
 
 
