@@ -20,7 +20,7 @@ from breccia.testing.inputs import make_arguments
 from breccia.testing.validate import flatten_value, same
 
 if TYPE_CHECKING:
-    from breccia.cli.opt import Options
+    from breccia.cli._opt_options import Options
 
 Array = np.ndarray[Any, np.dtype[Any]]
 DEFAULT_SIZE = 40

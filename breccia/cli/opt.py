@@ -12,10 +12,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
 from breccia._version import __version__
+from breccia.cli._opt_options import Options
 from breccia.errors import BrecciaError
 
 if TYPE_CHECKING:
@@ -32,28 +32,6 @@ class UsageError(Exception):
 class _Arguments(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
-
-
-@dataclass
-class Options:
-    """The command line, read. `dims` are sizes of symbols for --interpret."""
-
-    file: str | None
-    passes: list[BrecciaPass | str] = field(default_factory=list)
-    """Passes in order; the word `default` stands for the pipeline of the module's target."""
-    target: str | None = None
-    emit: str | None = None
-    interpret: bool = False
-    function: str | None = None
-    seed: int = 0
-    dims: dict[str, int] = field(default_factory=dict[str, int])
-    pad: str | None = None
-    print_between: bool = False
-    verify_each: bool = True
-    split: bool = False
-    diagnostics: bool = False
-    generic: bool = False
-    locations: bool = False
 
 
 def main() -> None:
