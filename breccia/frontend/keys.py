@@ -96,7 +96,7 @@ def as_array(x: Any) -> Array:
         return np.asarray(x)
     tracer = sys.modules.get("breccia.frontend.tracer")
     if tracer is not None and isinstance(x, tracer.Tracer | tracer.Size):
-        raise InlineError
+        raise InlineError("an argument is traced")
     where = "an argument of a compiled function"
     if isinstance(x, ScaledTensor):
         raise DTypeError(f"{type(x).__name__}, a subclass of ScaledTensor, cannot be {where}")

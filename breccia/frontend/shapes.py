@@ -12,7 +12,7 @@ from xdsl.dialects.builtin import IntAttr, StringAttr
 from breccia.errors import DTypeError, ShapeError, TraceError
 from breccia.frontend.dtypes import Dtype, bool_, float32, int64, is_float, is_narrow, promote
 from breccia.frontend.elementwise import as_value, astype, binary, ints, trace_of, widened
-from breccia.frontend.symbols import Size, factors, product, quotient
+from breccia.frontend.symbols import Size, factors, product, quotient, uncommon
 from breccia.frontend.trace import Trace, Value, as_dtype, plain
 from breccia.ir import dims
 from breccia.ir.ops import ConcatOp, ReduceOp, ReshapeOp, SliceOp, TransposeOp
@@ -127,7 +127,7 @@ def reshape(x: Value, shape: Sequence[Any]) -> Value:
         counts = (trace.hint(product(s)) for s in (wanted, x.dims))
         if len(set(counts)) > 1:
             trace.fail(ShapeError, f"reshape: {trace.show(x.dims)} has not as many elements as {trace.show(wanted)}")
-        for dim in (*wanted, *x.dims):
+        for dim in uncommon(wanted, x.dims):
             trace.number(dim, f"reshape to {trace.show(wanted)}")
     return reshape_to(x, wanted)
 
@@ -141,7 +141,7 @@ def _missing(x: Value, rest: Sequence[Dim]) -> Dim:
     total, known = (trace.hint(product(s)) for s in (x.dims, rest))
     if known == 0 or total % known:
         trace.fail(ShapeError, f"reshape: {trace.show(x.dims)} does not divide into {trace.show([*rest, -1])}")
-    for dim in (*rest, *x.dims):
+    for dim in uncommon(rest, x.dims):
         trace.number(dim, "reshape with -1")
     return total // known
 

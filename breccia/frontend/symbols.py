@@ -206,6 +206,12 @@ def quotient(total: Sequence[Dim], known: Sequence[Dim]) -> Dim | None:
     return product([*sorted((bag - out).elements(), key=dims.show), count // divisor])
 
 
+def uncommon(a: Sequence[Dim], b: Sequence[Dim]) -> list[Dim]:
+    """Symbolic factors of one shape's number of elements that are not in the other's."""
+    (_, left), (_, right) = factors(a), factors(b)
+    return [*(left - right), *(right - left)]
+
+
 def product(shape: Sequence[Dim]) -> Dim:
     """The number of elements of a shape."""
     total: Dim = 1
