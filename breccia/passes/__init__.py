@@ -46,7 +46,7 @@ def find(name: str) -> type[BrecciaPass]:
 
     if name not in pass_names():
         raise PassError(f"unknown pass {name!r}; known passes: {', '.join(pass_names())}")
-    module = import_module(f"{__name__}.{name.replace('-', '_')}")
+    module = import_module(f"breccia.passes.{name.replace('-', '_')}")
     found = [
         member
         for _, member in inspect.getmembers(module, inspect.isclass)
