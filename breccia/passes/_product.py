@@ -77,6 +77,17 @@ def _check_offsets(side: Side) -> None:
 
 def product(builder: RegionBuilder, op: Matmul) -> SSAValue:
     """The product of two tiles, with operand, mma and mainloop scales applied."""
+    with builder.spelling(op):
+        return _product(builder, op)
+
+
+def epilogue(builder: RegionBuilder, op: Matmul, inner: SSAValue) -> SSAValue:
+    """A product with the scales that have waited for its result."""
+    with builder.spelling(op):
+        return _apply_factors(builder, inner, _factors(builder, sides(op), "epilogue"))
+
+
+def _product(builder: RegionBuilder, op: Matmul) -> SSAValue:
     a, b = sides(op)
     form = StringAttr(a.letter + b.letter)
     if a.levels("mma") or b.levels("mma"):
@@ -84,7 +95,7 @@ def product(builder: RegionBuilder, op: Matmul) -> SSAValue:
     else:
         x, y = _operands(builder, op, a, b)
         out = builder.add(DotOp.make(x, y, form=form), "p")
-    return apply_factors(builder, out, factors(builder, (a, b), "mainloop"))
+    return _apply_factors(builder, out, _factors(builder, (a, b), "mainloop"))
 
 
 def _scaled_dot(builder: RegionBuilder, op: Matmul, a: Side, b: Side, form: StringAttr) -> SSAValue:
@@ -130,12 +141,12 @@ def _load(builder: RegionBuilder, side: Side) -> SSAValue:
     return builder.decode(side.source, set(side.levels("operand")))
 
 
-def factors(builder: RegionBuilder, both: Sequence[Side], place: str) -> list[SSAValue]:
+def _factors(builder: RegionBuilder, both: Sequence[Side], place: str) -> list[SSAValue]:
     """The scales that are applied at `place`, as tiles that broadcast to the product."""
     return [builder.factor(side.value, level) for side in both for level in side.levels(place)]
 
 
-def apply_factors(builder: RegionBuilder, out: SSAValue, scales: list[SSAValue]) -> SSAValue:
+def _apply_factors(builder: RegionBuilder, out: SSAValue, scales: list[SSAValue]) -> SSAValue:
     """`out` times all scales; scales are multiplied among themselves first where that makes nothing larger."""
     merged: list[SSAValue] = []
     for scale in sorted(scales, key=lambda s: sum(d != 1 for d in shape_of(s.type))):

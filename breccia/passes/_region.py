@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from xdsl.dialects import builtin
@@ -79,6 +80,13 @@ class RegionBuilder:
         if op.outs and hint:
             op.outs[0].name_hint = hint
         return op.outs[0]
+
+    @contextmanager
+    def spelling(self, op: Operation) -> Iterator[None]:
+        """While this lasts, new ops take the location of `op`."""
+        self._like.append(op)
+        yield
+        self._like.pop()
 
     def binary(self, fn: str, a: SSAValue, b: SSAValue, hint: str | None = None) -> SSAValue:
         return self.add(BinaryOp.make(a, b, fn=StringAttr(fn)), hint)
@@ -220,9 +228,8 @@ class RegionBuilder:
         if key not in self._components:
             op = value.owner
             assert isinstance(op, BrecciaOp), "scaled values are made inside the body"
-            self._like.append(op)
-            self._components[key] = self._component(op, value, name)
-            self._like.pop()
+            with self.spelling(op):
+                self._components[key] = self._component(op, value, name)
         return self._components[key]
 
     def _component(self, op: BrecciaOp, value: SSAValue, name: str) -> SSAValue:
@@ -288,7 +295,9 @@ class RegionBuilder:
         out = self.convert(self.component(value, name), builtin.f32)
         dropped = self.cuts.dropped(value)
         elements = self.cuts.component_parts(value, "elements")[dropped:]
-        for axis, (part, whole) in enumerate(zip(self.cuts.component_parts(value, name)[dropped:], elements, strict=True)):
+        for axis, (part, whole) in enumerate(
+            zip(self.cuts.component_parts(value, name)[dropped:], elements, strict=True)
+        ):
             if part.block in (1, whole.block):
                 continue
             g = self._granularity(value, name, axis + dropped)

@@ -33,7 +33,7 @@ from breccia.passes._plan import (
     swept_walks,
     symbols_of,
 )
-from breccia.passes._product import apply_factors, factors, product, sides
+from breccia.passes._product import epilogue, product
 from breccia.passes._region import Operands, RegionBuilder
 from breccia.passes._sharing import cone, separate_sides
 from breccia.passes._windows import Cuts
@@ -75,10 +75,12 @@ class _Sum:
     shape: tuple[Dim, ...]
 
     def start(self, init: RegionBuilder) -> SSAValue:
-        return init.full(0.0, self.shape, self.op.out.type.dtype, "acc")  # type: ignore[attr-defined]
+        with init.spelling(self.op):
+            return init.full(0.0, self.shape, self.op.out.type.dtype, "acc")  # type: ignore[attr-defined]
 
     def join(self, step: RegionBuilder, old: SSAValue) -> SSAValue:
-        return step.binary("add", old, product(step, self.op), "r")
+        with step.spelling(self.op):
+            return step.binary("add", old, product(step, self.op), "r")
 
 
 @dataclass(frozen=True)
@@ -90,10 +92,12 @@ class _Fold:
     def start(self, init: RegionBuilder) -> SSAValue:
         t = self.op.out.type
         assert isinstance(t, TensorType), "reductions are of plain tensors"
-        return init.full(START[self.op.fn.data], t.shape, t.dtype, "acc")  # type: ignore[attr-defined]
+        with init.spelling(self.op):
+            return init.full(START[self.op.fn.data], t.shape, t.dtype, "acc")  # type: ignore[attr-defined]
 
     def join(self, step: RegionBuilder, old: SSAValue) -> SSAValue:
-        return step.binary(FOLD[self.op.fn.data], old, step.tile(self.op.out), "r")  # type: ignore[attr-defined]
+        with step.spelling(self.op):
+            return step.binary(FOLD[self.op.fn.data], old, step.tile(self.op.out), "r")  # type: ignore[attr-defined]
 
 
 def _is_result(op: Operation) -> bool:
@@ -160,8 +164,7 @@ class _Tiler:
         else:
             grid.append(grid_dim(k, made[k.axis], "reduction"))
             loop, (inner,) = self._accumulate(cuts, finish, [_Sum(op, cuts.tile_shape(op.out))])
-        result = apply_factors(finish, inner, factors(finish, sides(op), "epilogue"))
-        finish.bind(op.out, result)
+        finish.bind(op.out, epilogue(finish, op, inner))
         self._replace(cuts, grid, finish, loop, ["add" if groups else None] * len(self.yielded))
 
     def reduce(self) -> None:

@@ -28,7 +28,7 @@ from breccia.ir.rewriting import erase_dead, functions, insert_before, replace_o
 from breccia.ir.storage import canonical_layout, storage_types
 from breccia.ir.types import LayoutAttr, ScaledType
 from breccia.passes._component_views import COMPONENT_VIEWS, view_components
-from breccia.passes._given_scales import forward_given_scales
+from breccia.passes._given_scales import comes_back
 
 CONSTANTS = "breccia.constants"
 SUNK = (TransposeOp, ConvertLayoutOp)
@@ -53,7 +53,6 @@ class Explode(BrecciaPass):
                 elif isinstance(op, ReturnOp):
                     _explode_return(function, op)
             _fold_parts(function.body.block)
-            forward_given_scales(function.body.block)
             erase_dead(function.body.block)
 
 
@@ -252,7 +251,7 @@ def _operand_behind(kernel: KernelOp, part: SSAValue) -> SSAValue | None:
     levels: tuple[int, ...] = quantize.given.data  # type: ignore[attr-defined]
     level = int(name.removeprefix("scale"))
     scale = quantize.args[1 + levels.index(level)] if level in levels else None
-    if not isinstance(scale, BlockArgument) or scale.type != stored:
+    if not isinstance(scale, BlockArgument) or scale.type != stored or not comes_back(quantize, level):
         return None
     return kernel.args[kernel.body.block.args.index(scale)]
 
