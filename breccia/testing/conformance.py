@@ -133,7 +133,7 @@ def run(program: Program, target: Target, seed: int = 0) -> Row | None:
         lowered, placed = lower(source, target, program.placement)
         if program.placement and program.placement not in placed:
             return None
-        call = _callable(lowered, target)
+        call = callable_for(lowered, target)
     except UnsupportedError as error:
         return Row(program, "refused", str(error))
     except Exception as error:  # noqa: BLE001 - whatever a target raises is a failed claim
@@ -151,7 +151,7 @@ def run(program: Program, target: Target, seed: int = 0) -> Row | None:
     return Row(program, outcome)
 
 
-def lower(source: ModuleOp, target: Target, placement: str) -> tuple[ModuleOp, set[str]]:
+def lower(source: ModuleOp, target: Target, placement: str = "") -> tuple[ModuleOp, set[str]]:
     """(`source` lowered with no placement but `placement` and `operand`, the placements it got)."""
     capabilities = target.capabilities
     if placement:
@@ -170,7 +170,8 @@ def lower(source: ModuleOp, target: Target, placement: str) -> tuple[ModuleOp, s
     return module, placed
 
 
-def _callable(lowered: ModuleOp, target: Target) -> Call:
+def callable_for(lowered: ModuleOp, target: Target) -> Call:
+    """What runs a lowered module on stored components: emitted code; the interpreter where a target does not emit."""
     func = public_function(lowered)
     name = func.sym_name.data
     if not target.emits:
@@ -207,24 +208,23 @@ def compare(
     if all(bool(np.all(same(a, b))) for a, b in zip(wanted, found, strict=True)):
         return "equal", ""
     if strict:
-        return "FAILED", _first_difference(wanted, found)
+        return "FAILED", _first_difference(wanted, found, [same(a, b) for a, b in zip(wanted, found, strict=True)])
     nudged = [reference(nudge=_nudge(sign, seed)) for sign in ("+", "-", "a", "b")]
-    good = [
-        within(a, b, np.stack([run[i] for run in nudged])) for i, (a, b) in enumerate(zip(wanted, found, strict=True))
-    ]
-    return ("close", "") if all(bool(np.all(g)) for g in good) else ("FAILED", _first_difference(wanted, found))
+    allowed = (np.stack([run[i] for run in nudged]) for i in range(len(wanted)))
+    good = [within(a, b, n) for a, b, n in zip(wanted, found, allowed, strict=True)]
+    return ("close", "") if all(bool(np.all(g)) for g in good) else ("FAILED", _first_difference(wanted, found, good))
 
 
 def _kinds(arrays: Sequence[Array]) -> str:
     return ", ".join(f"{a.dtype.name} {a.shape}" for a in arrays)
 
 
-def _first_difference(wanted: Sequence[Array], found: Sequence[Array]) -> str:
-    for i, (a, b) in enumerate(zip(wanted, found, strict=True)):
-        bad = ~same(a, b)
-        if bool(np.any(bad)):
-            at = tuple(int(n) for n in np.argwhere(bad)[0])
-            return f"{int(bad.sum())} of {a.size} entries of result {i}, first at {list(at)}: {b[at]!r}, not {a[at]!r}"
+def _first_difference(wanted: Sequence[Array], found: Sequence[Array], good: Sequence[Array]) -> str:
+    for i, (a, b, fine) in enumerate(zip(wanted, found, good, strict=True)):
+        if not bool(np.all(fine)):
+            at = tuple(int(n) for n in np.argwhere(~fine)[0])
+            count = f"{int((~fine).sum())} of {a.size} entries of result {i}"
+            return f"{count}, first at {list(at)}: {b[at]!r}, not {a[at]!r}"
     return ""
 
 
