@@ -192,7 +192,7 @@ class Lowered:
         module = self._traced.module.clone()
         set_target(module, capabilities)
         given = os.environ.get("BRECCIA_DUMP")
-        pipeline = Pipeline(default_pipeline(capabilities)[: len(names)], keep_text=keep_text)
+        pipeline = Pipeline(default_pipeline(capabilities)[: len(names)], keep_text=keep_text, careful=False)
         pipeline.dump = _dump_folder(given, self._traced.name) if given and dump and not keep_text else None
         pipeline.run(module)
         return module, pipeline.records

@@ -63,8 +63,11 @@ Check = Callable[[BrecciaPass, ModuleOp, ModuleOp], None]
 
 @dataclass
 class Pipeline:
-    """Runs passes in order, verifying after each.
+    """Runs passes in order and verifies what they made.
 
+    careful: verify after every pass (the default). Without it, once at the end; only where that or a pass fails are the
+        passes run again, carefully, on a copy from before, to name the one that is to blame. Verifying takes longer
+        than the passes themselves, so compiling does not pay for it twelve times.
     dump: folder that receives `NN-pass.mlir` after every pass; the environment variable BRECCIA_DUMP by default.
     check: translation validation, on in tests.
     keep_text: store the IR after each pass in the records.
@@ -74,6 +77,7 @@ class Pipeline:
     check: Check | None = None
     dump: Path | None = None
     keep_text: bool = False
+    careful: bool = True
     records: list[Record] = field(default_factory=list[Record])
 
     def __post_init__(self) -> None:
@@ -82,21 +86,39 @@ class Pipeline:
 
     def run(self, module: ModuleOp) -> None:
         """Apply every pass; raises PassError naming the pass whose output does not verify."""
+        if self.careful or self.check is not None or self.dump is not None:
+            self._run(module, careful=True)
+            return
+        copy = module.clone()
+        try:
+            self._run(module, careful=False)
+            module.verify()
+        except Exception:
+            self.records.clear()
+            self._run(copy, careful=True)
+            raise
+
+    def _run(self, module: ModuleOp, *, careful: bool) -> None:
         self._dump(module, 0, "start")
         for number, step in enumerate(self.passes, 1):
             before = module.clone() if self.check else None
             start = time.perf_counter()
             step.apply(_CONTEXT[0] if _CONTEXT else _make_context(), module)
             seconds = time.perf_counter() - start
-            try:
-                module.verify()
-            except VerifyException as error:
-                raise PassError(f"pass {step.name} made IR that does not verify: {error}") from error
+            if careful:
+                self._verify(step, module)
             if self.check and before is not None:
                 self.check(step, before, module)
             text = print_module(module) if self.keep_text else ""
             self.records.append(Record(step.name, step.contract, seconds, text))
             self._dump(module, number, step.name)
+
+    @staticmethod
+    def _verify(step: BrecciaPass, module: ModuleOp) -> None:
+        try:
+            module.verify()
+        except VerifyException as error:
+            raise PassError(f"pass {step.name} made IR that does not verify: {error}") from error
 
     def _dump(self, module: ModuleOp, number: int, name: str) -> None:
         if self.dump is None:
