@@ -57,7 +57,9 @@ def test_gated_mlp() -> None:
     np.testing.assert_allclose(breccia.compile(gated)(*args), gated(*args), rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", ["float8_tensor", "float8_128x128", "mxfp8_e4m3", "nvfp4", "uint4_g32_f16", "mxfp6_e2m3"])
+@pytest.mark.parametrize(
+    "name", ["float8_tensor", "float8_128x128", "mxfp8_e4m3", "nvfp4", "uint4_g32_f16", "mxfp6_e2m3"]
+)
 def test_attention_on_scaled_weights(name: str) -> None:
     scaled = {n: breccia.cast(w, recipes.find(name)) for n, w in WEIGHTS.items()}
     decoded = {n: w.dequantize() for n, w in scaled.items()}
