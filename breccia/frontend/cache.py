@@ -31,6 +31,10 @@ FORMAT = 1
 """Version of what entries hold: raise it whenever their JSON or the calling convention changes."""
 
 
+MOST_ENTRIES = 2000
+"""A folder with more entries loses its oldest ones: new versions of breccia never read those of old ones."""
+
+
 class CacheError(BrecciaError, OSError):
     """The cache folder is not safe to run code from."""
 
@@ -98,6 +102,7 @@ def write(name: str, value: Any) -> None:
     body = json.dumps(value).encode()
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _prune_once(home)
         handle, temporary = tempfile.mkstemp(dir=home, prefix=".new-")
         try:
             with os.fdopen(handle, "wb") as file:
@@ -109,6 +114,18 @@ def write(name: str, value: Any) -> None:
             raise
     except OSError as error:
         _warn_once(str(home), f"{type(error).__name__}: {error.strerror or error}")
+
+
+@cache
+def _prune_once(home: Path) -> None:
+    """Remove the oldest entries of a folder that has too many, down to half of what it may have."""
+    entries = [Path(entry.path) for entry in os.scandir(home)]
+    if len(entries) <= MOST_ENTRIES:
+        return
+    with contextlib.suppress(FileNotFoundError):  # another process does the same
+        entries.sort(key=lambda file: file.stat().st_mtime_ns)
+    for file in entries[: len(entries) - MOST_ENTRIES // 2]:
+        file.unlink(missing_ok=True)
 
 
 def _digest(name: str, body: bytes) -> str:

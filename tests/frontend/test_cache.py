@@ -136,6 +136,16 @@ def test_entries_do_not_stand_for_one_another(cache_folder: Path) -> None:
     assert cache.read("code-c") is None
 
 
+def test_a_folder_with_too_many_entries_loses_the_oldest(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "MOST_ENTRIES", 4)
+    cache_folder.mkdir()
+    for i in range(6):
+        (cache_folder / f"code-{i}").write_text("")
+        os.utime(cache_folder / f"code-{i}", (i, i))
+    cache.write("code-new", {})
+    assert sorted(file.name for file in cache_folder.iterdir()) == ["code-4", "code-5", "code-new"]
+
+
 def test_nothing_is_left_behind_by_a_failed_write(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: Path, target: Path) -> None:
         raise OSError(28, "No space left on device")
