@@ -18,11 +18,13 @@ from benchmarks import _machine
 from breccia import formats, numerics
 from breccia.ir.capabilities import set_target
 from breccia.ir.dialect import parse_module
+from breccia.ir.interpreter.values import ScaledValue
 from breccia.ir.pipeline import Pipeline
 from breccia.ir.types import scaled
 from breccia.passes import default_pipeline
 from breccia.recipes import Recipe, find
 from breccia.target import find as find_target
+from breccia.testing.validate import flatten_value
 
 SIZE = 1024
 ROUNDS = 31
@@ -49,12 +51,11 @@ def program(recipe: Recipe) -> Callable[..., Any]:
 
 
 def components(x: Any, recipe: Recipe) -> list[Any]:
-    """Stored components, elements packed."""
+    """Stored components, as emitted code takes them."""
     parts = numerics.quantize(x, recipe)
-    extra = [part for part in (parts.zero_point, parts.offset) if part is not None]
-    stored = numerics.pack(parts.elements, recipe.element)
-    zeros = [numerics.pack(part, recipe.zero_point.dtype) if recipe.zero_point else part for part in extra]
-    return [stored, *(s.reshape(1, 1) if s.ndim == 0 else s for s in parts.scales), *zeros]
+    scales = tuple(s.reshape(1, 1) if s.ndim == 0 else s for s in parts.scales)
+    value = ScaledValue(parts.elements, scales, parts.zero_point, parts.offset)
+    return flatten_value(scaled((SIZE, SIZE), formats.float32, recipe), value)
 
 
 def product(recipe: Recipe, a: Any, b: Any) -> tuple[Call, float]:
