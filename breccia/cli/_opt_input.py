@@ -11,8 +11,9 @@ from typing import Any
 from xdsl.context import Context
 from xdsl.dialects.builtin import FileLineColLoc, ModuleOp
 from xdsl.ir import Operation
-from xdsl.parser import Parser
 from xdsl.utils.exceptions import ParseError, VerifyException
+
+from breccia.ir.dialect import TextParser
 
 _SEPARATOR = re.compile(r"^[ \t]*// -----[ \t]*$", re.MULTILINE)
 
@@ -74,7 +75,7 @@ def chunks(name: str, text: str, *, split: bool) -> Iterator[Chunk]:
         lines += part.count("\n")
 
 
-class PositionParser(Parser):
+class PositionParser(TextParser):
     """Remembers where each operation stands. Invariant: `positions` holds every operation parsed so far."""
 
     def __init__(self, ctx: Context, text: str, name: str) -> None:

@@ -91,6 +91,7 @@ BAD = {
     "deep modules": ("builtin.module {\n" * 1_000_000, ""),
     "deep attributes": ("builtin.module attributes {a = " + "[" * 1_000_000, "1:"),
     "a long sum": ("func.func @f(%x : !breccia.tensor<[" + "M+" * 100_000 + "M], f32>)", "1:"),
+    "a string that is not closed": ('builtin.module attributes {a = "' + "a" * 100_000, "1:"),
     "a null character": ("func.func @f\x00", "1:"),
     "a broken character": ("func.func @f\udcff()", "1:"),
 }  # fmt: skip
