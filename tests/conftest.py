@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,10 @@ import pytest
 # The machine may be busy, so no deadlines; in CI the same examples every time, so that a red run can be repeated.
 hypothesis.settings.register_profile("breccia", deadline=None, print_blob=True, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("breccia")
+
+# Compiled code is kept for this run alone: tests neither find what another version left, nor fill the user's cache.
+_CACHE = tempfile.TemporaryDirectory(prefix="breccia-tests-")
+os.environ["BRECCIA_CACHE_DIR"] = _CACHE.name
 
 TESTS = Path(__file__).parent
 GOLDEN = TESTS / "golden"

@@ -13,6 +13,7 @@ import breccia
 from breccia import recipes
 from breccia.errors import DTypeError, RecipeError, ShapeError, UnsupportedError
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*used as a number")  # some reshapes are by numbers
 bf16 = ml_dtypes.bfloat16
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((6, 64), np.float32)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
@@ -31,6 +32,15 @@ _MOST_PLANS = 32
 def found_target(name: str) -> Target:
     """The target called `name`; looked for once, since that reads the metadata of every installed package."""
     return find(name)
+
+
+class FallbackWarning(UserWarning):
+    """A slower way was taken; `explain()` shows it too, and `strict=True` makes it an error."""
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    warnings.warn(text, FallbackWarning, stacklevel=5)  # _found, _miss, __call__, and the caller
 
 
 class CompiledFunction:
@@ -148,6 +158,8 @@ class CompiledFunction:
                 return stored
         lowered = self.lower(*args, **kwargs)
         program = lowered.program()
+        for text in lowered.pinned_numbers() if self._identity is None else ():  # an eager call has fixed sizes anyway
+            _warn_once(f"{getattr(self._fn, '__qualname__', self._fn)}: {text}")
         if origin is not None and name is not None:
             _store_plan(name, program, lowered.code_key, lowered.constants, origin)
         return program

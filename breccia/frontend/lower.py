@@ -106,19 +106,22 @@ class Lowered:
         if self._strict and (found := self.fallbacks()):
             raise UnsupportedError(f"{self._traced.name}: strict=True, and {'; '.join(found)}")
 
-    def fallbacks(self) -> list[str]:
-        """Slower ways that were taken, and why."""
-        numbers = [
+    def pinned_numbers(self) -> list[str]:
+        """Sizes that had to become part of the code, since the function uses them as numbers: a fallback of tracing."""
+        return [
             f"{pin.reason}, so the size {pin.size} is part of the code: use the size only in shapes, or dynamic=False"
             for pin in self._traced.symbols.pins.values()
             if pin.number
         ]
+
+    def fallbacks(self) -> list[str]:
+        """Slower ways that were taken, and why."""
         found = [
             f"{op.attributes[FALLBACK].data} at {show_location(op)}"  # type: ignore[attr-defined]
             for op in self._module_after("place-scales").walk()
             if isinstance(op.attributes.get(FALLBACK), StringAttr)
         ]
-        return numbers + found
+        return self.pinned_numbers() + found
 
     def plan(self, *, prepare: bool) -> Plan:
         """How the emitted function is called."""

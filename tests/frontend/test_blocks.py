@@ -11,6 +11,7 @@ import pytest
 import breccia
 from breccia import recipes
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*used as a number")  # these blocks split axes by numbers
 RNG = np.random.default_rng(1)
 HEADS, WIDTH = 4, 64
 

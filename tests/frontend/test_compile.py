@@ -16,7 +16,7 @@ import pytest
 import breccia
 from breccia import recipes
 from breccia.errors import PassError, ShapeError, TraceError, UnsupportedError
-from breccia.frontend.compile import CompiledFunction
+from breccia.frontend.compile import CompiledFunction, FallbackWarning
 from breccia.ir.interpreter import interpret
 
 bf16 = ml_dtypes.bfloat16
@@ -85,7 +85,11 @@ def test_a_program_for_equal_sizes_is_not_used_for_unequal_ones() -> None:
 
 def test_a_size_that_is_part_of_the_code_is_checked() -> None:
     f = breccia.compile(lambda x: x * float(int(x.shape[0])))
-    np.testing.assert_array_equal(f(X), X * 5)
+    with pytest.warns(FallbackWarning, match=r"used as a number by int\(\) .*size 5 is part of the code") as caught:
+        np.testing.assert_array_equal(f(X), X * 5)
+    assert caught[0].filename == __file__
+    with pytest.warns(FallbackWarning, match="size 2"):
+        f(X[:2])
     np.testing.assert_array_equal(f(X[:2]), X[:2] * 2)
     np.testing.assert_array_equal(f(X), X * 5)
     assert counted(f) == 2
