@@ -94,7 +94,9 @@ def test_every_target_has_its_four_files() -> None:
     both = ("__init__.py", "schedule.py")
     wanted = {name: (*both, "emit.py", "launch.py") if name in emits else both for name in built_in()}
     folders = {name: PACKAGE / "targets" / name for name in wanted}
-    missing = [shown(folders[n] / file) for n, files in wanted.items() for file in files if not (folders[n] / file).is_file()]
+    missing = [
+        shown(folders[n] / file) for n, files in wanted.items() for file in files if not (folders[n] / file).is_file()
+    ]
     assert missing == []
 
 
