@@ -95,6 +95,9 @@ def _plain(type_: TensorType, shape: tuple[int, ...], kind: Kind, rng: Generator
 def _component(name: str, type_: TensorType, shape: tuple[int, ...], kind: Kind, rng: Generator) -> Array:
     fmt = type_.format
     assert fmt is not None, "components of scaled tensors have formats"
+    if fmt.bits <= 8 and name.startswith("scale") and kind not in ("nan", "inf"):
+        found = _choices(fmt, kind)
+        return rng.choice(found[[fmt.decode_code(int(c)) > 0 for c in found]], shape).astype(np.uint8)
     if fmt.bits <= 8:
         return codes(fmt, shape, kind, rng)
     if name.startswith("scale"):

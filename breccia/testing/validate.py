@@ -71,6 +71,8 @@ INEXACT = (
 WIDE_TOLERANCE = 2.0**-36
 EPSILON = 2.0**-24
 """Unit roundoff of f32."""
+WIDE_EPSILON = 2.0**-48
+"""Some ulps of f64."""
 
 
 @dataclass(frozen=True)
@@ -233,13 +235,24 @@ class _Comparison:
     def _reassociates(self, case: Case) -> None:
         if case.kind == "exact":
             old, new = self._pair(case, wide=True)
-            strict = sums_are_exact(self.before[1]) and sums_are_exact(self.after[1])
-            self._compare(case, old, new, lambda a, b, _: _same_number(a, b) if strict else _close(a, b))
+            if sums_are_exact(self.before[1]) and sums_are_exact(self.after[1]):
+                self._compare(case, old, new, lambda a, b, _: _same_number(a, b))
+                return
+            runs = self._nudged(case, wide=True)
+            self._compare(case, old, new, lambda a, b, i: _close(a, b) | within(a, b, runs[i], WIDE_TOLERANCE))
         elif case.kind in REASSOCIATES_KINDS:
             old, new = self._pair(case, wide=False)
-            runs = [self._run(self.before, case, nudge=_nudge(sign, case.seed)) for sign in ("+", "-", "a", "b")]
-            allowed = [np.stack([run[i] for run in runs]) for i in range(len(old))]
-            self._compare(case, old, new, lambda a, b, i: within(a, b, allowed[i]))
+            runs = self._nudged(case, wide=False)
+            self._compare(case, old, new, lambda a, b, i: within(a, b, runs[i]))
+
+    def _nudged(self, case: Case, *, wide: bool) -> list[Array]:
+        """For each result, what it becomes with errors in every sum: one row for each way to choose their signs."""
+        epsilon = WIDE_EPSILON if wide else EPSILON
+        runs = [
+            self._run(self.before, case, wide=wide, nudge=_nudge(sign, case.seed, epsilon))
+            for sign in ("+", "-", "a", "b")
+        ]
+        return [np.stack([run[i] for run in runs]) for i in range(len(runs[0]))]
 
     def _padded(self, case: Case) -> None:
         capabilities = self.after[0].attributes.get(TARGET_KEY)
@@ -340,7 +353,7 @@ def _close(a: Array, b: Array) -> Array:
         return same(a, b) | (np.abs(x - y) <= WIDE_TOLERANCE * size)
 
 
-def within(a: Array, b: Array, nudged: Array) -> Array:
+def within(a: Array, b: Array, nudged: Array, relative: float = 4 * EPSILON) -> Array:
     """Where `b` differs from `a` by no more than the nudged runs do; codes only where those differ, too."""
     if a.dtype.kind in "biu":
         return (a == b) | np.any(nudged != a, axis=0)
@@ -348,15 +361,18 @@ def within(a: Array, b: Array, nudged: Array) -> Array:
     with np.errstate(all="ignore"):
         deviation = np.max(np.abs(runs - x), axis=0)
         loose = ~np.isfinite(deviation) & np.isfinite(x)
-        return same(a, b) | loose | (np.abs(x - y) <= 2 * deviation + 4 * EPSILON * np.abs(x) + 2.0**-140)
+        return same(a, b) | loose | (np.abs(x - y) <= 2 * deviation + relative * np.abs(x) + 2.0**-140)
 
 
-def _nudge(sign: str, seed: int) -> Callable[[Array, int], Array]:
-    """Errors as large as sums of n products may have, doubled: all up, all down, or of random sign."""
+def _nudge(sign: str, seed: int, epsilon: float = EPSILON) -> Callable[[Array, int], Array]:
+    """Errors as large as sums of n products may have, doubled: all up, all down, or of random sign.
+
+    Never nothing, so that a zero may change its sign.
+    """
     rng = np.random.default_rng([seed, ord(sign)])
 
     def error(magnitude: Array, n: int) -> Array:
-        size = 2 * (n + 8) * EPSILON * magnitude
+        size = np.maximum(2 * (n + 8) * epsilon * magnitude, 2.0**-149)
         if sign in "+-":
             return size if sign == "+" else -size
         return size * rng.choice([-1.0, 1.0], magnitude.shape)
