@@ -71,6 +71,8 @@ INEXACT = (
 WIDE_TOLERANCE = 2.0**-36
 EPSILON = 2.0**-24
 """Unit roundoff of f32."""
+OUTLIERS = 0.01
+"""Share of a result's entries that may differ by as much as the most sensitive entry does."""
 WIDE_EPSILON = 2.0**-48
 """Some ulps of f64."""
 
@@ -243,7 +245,7 @@ class _Comparison:
         elif case.kind in REASSOCIATES_KINDS:
             old, new = self._pair(case, wide=False)
             runs = self._nudged(case, wide=False)
-            self._compare(case, old, new, lambda a, b, i: within(a, b, runs[i]))
+            self._compare(case, old, new, lambda a, b, i: plausible(a, b, runs[i]))
 
     def _nudged(self, case: Case, *, wide: bool) -> list[Array]:
         """For each result, what it becomes with errors in every sum: one row for each way to choose their signs."""
@@ -362,6 +364,23 @@ def within(a: Array, b: Array, nudged: Array, relative: float = 4 * EPSILON) -> 
         deviation = np.max(np.abs(runs - x), axis=0)
         loose = ~np.isfinite(deviation) & np.isfinite(x)
         return same(a, b) | loose | (np.abs(x - y) <= 2 * deviation + relative * np.abs(x) + 2.0**-140)
+
+
+def plausible(a: Array, b: Array, nudged: Array) -> Array:
+    """As `within`, but for 1 % of the entries the largest deviation of the whole result counts, not their own.
+
+    A rounding that flips feeds later sums: which of many flips happen together, four nudged runs cannot tell. Bugs this
+    small are left to exact inputs, where nothing rounds.
+    """
+    good = within(a, b, nudged)
+    bad = ~good
+    if not bad.any() or np.mean(bad) > OUTLIERS:
+        return good
+    x, y, runs = a.astype(np.float64), b.astype(np.float64), nudged.astype(np.float64)
+    with np.errstate(all="ignore"):
+        deviation = np.abs(runs - x)
+        largest = float(np.max(deviation[np.isfinite(deviation)], initial=0))
+        return good | (np.abs(x - y) <= 2 * largest)
 
 
 def _nudge(sign: str, seed: int, epsilon: float = EPSILON) -> Callable[[Array, int], Array]:
