@@ -80,7 +80,7 @@ class Axis:
         )
 
     def fit(self, block: int) -> int:
-        """The tile length nearest to `block` that fits; raises UnsupportedError where there is none."""
+        """The longest tile up to `block` that fits, else the shortest one above; raises UnsupportedError where there is none."""
         if isinstance(self.size, int):
             block = min(block, self.size)
         unit = lcm(*self.holds, *self.meets)
@@ -88,9 +88,10 @@ class Axis:
         rounded = [max(block // unit, 1) * unit, unit, lcm(*self.holds)]
         divisors = [d for g in sorted(self.within, reverse=True) for d in range(min(g, block), 0, -1) if g % d == 0]
         whole = [self.size] if isinstance(self.size, int) else []
-        for candidate in [block, *rounded, *powers, *divisors, *whole]:
-            if self.fits(candidate):
-                return min(candidate, self.size) if isinstance(self.size, int) else candidate
+        found = [c for c in [block, *rounded, *powers, *divisors, *whole] if self.fits(c)]
+        smaller = [c for c in found if c <= block]
+        if found:
+            return max(smaller) if smaller else min(found)
         raise UnsupportedError(
             f"no tile fits an axis of {show(self.size)} elements: it must be a multiple of {sorted(self.holds) or 1}, meet "
             f"blocks of {sorted(self.meets) or 1} and divide blocks of {sorted(self.within) or 1}; use a recipe whose "
@@ -176,7 +177,9 @@ class AxisMap:
         ):
             if isinstance(op, kinds):
                 return rule  # type: ignore[return-value]
-        raise UnsupportedError(f"{op.name} cannot stand in the body of a kernel that is tiled; keep it at function level")
+        raise UnsupportedError(
+            f"{op.name} cannot stand in the body of a kernel that is tiled; keep it at function level"
+        )
 
     def _elementwise(self, op: BrecciaOp) -> None:
         self._join_right(op.args, op.out)
@@ -247,7 +250,9 @@ class AxisMap:
                 units[-1] = PACKING[order][1]
             elif order == "swizzle_128x4":
                 units[-2:] = [128, 4]
-            self._hold(value, tuple(None if g is None else g * u if u > 1 else 1 for g, u in zip(block, units, strict=True)))
+            self._hold(
+                value, tuple(None if g is None else g * u if u > 1 else 1 for g, u in zip(block, units, strict=True))
+            )
 
     def _quantize(self, op: QuantizeOp) -> None:
         self._join_right([op.args[0]], op.out)

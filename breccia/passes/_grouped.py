@@ -50,7 +50,11 @@ class Groups:
 
 
 def group_walks(
-    axes: AxisMap, operands: Operands, sources: Mapping[BlockArgument, SSAValue], schedule: ScheduleAttr, taken: set[str]
+    axes: AxisMap,
+    operands: Operands,
+    sources: Mapping[BlockArgument, SSAValue],
+    schedule: ScheduleAttr,
+    taken: set[str],
 ) -> Groups:
     """Plan a kernel whose only op besides what 0 passes through is a grouped matmul."""
     op = axes.matmul
@@ -58,9 +62,13 @@ def group_walks(
     x, w, offsets = op.args
     rows, columns = axes.of(op.out, 0), axes.of(op.out, 1)
     if rows is None:
-        raise UnsupportedError("grouped_matmul of a single row: its group is known only at the call; give rows a symbolic size")
+        raise UnsupportedError(
+            "grouped_matmul of a single row: its group is known only at the call; give rows a symbolic size"
+        )
     if not isinstance(offsets, BlockArgument):
-        raise UnsupportedError("the offsets of a grouped_matmul are looked up by the grid, so they must be a kernel's operand")
+        raise UnsupportedError(
+            "the offsets of a grouped_matmul are looked up by the grid, so they must be a kernel's operand"
+        )
     table = operands.index(sources[offsets], None)
     (name,) = grid_names(["e"], taken)
     groups = shape_of(w.type)[0]

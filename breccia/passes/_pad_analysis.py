@@ -253,7 +253,11 @@ def _unpack(op: UnpackOp, edges: list[Edges]) -> list[Edges]:
     last = front[-1]
     if last is not None:
         valid = dims.mul(last.valid, codes) if size == 1 else dims.floordiv(dims.mul(last.valid, codes), size)
-        last = Edge(valid, last.pad, exact=False)
+        spare: Dim = 0
+        if op.of is not None:
+            (length,) = op.of.data  # type: ignore[attr-defined]
+            spare = dims.sub(dims.mul(dims.ceildiv(length, codes), codes), length)
+        last = Edge(dims.sub(valid, spare), last.pad, exact=op.of is not None)
     return [(*front[:-1], last)]
 
 

@@ -146,7 +146,7 @@ def make_cuts(walks: Sequence[Walk], taken: set[str]) -> dict[Axis, Cut]:
     """A grid dimension for each walked axis."""
     stems = [w.stem for w in walks]
     counts = {stem: stems.count(stem) for stem in stems}
-    numbers = {stem: 0 for stem in stems}
+    numbers = dict.fromkeys(stems, 0)
     wanted: list[str] = []
     for stem in stems:
         wanted.append(stem if counts[stem] == 1 else f"{stem}{numbers[stem]}")

@@ -70,9 +70,13 @@ def _check_offsets(side: Side) -> None:
     t = scaled_type(side.value)
     late = [p for p in side.places if p != "operand"]
     if late and t.recipe.offset is not None:
-        raise UnsupportedError(f"{t} adds an offset after scaling, so its scales cannot wait for {late[0]}; place them at operand")
+        raise UnsupportedError(
+            f"{t} adds an offset after scaling, so its scales cannot wait for {late[0]}; place them at operand"
+        )
     if t.recipe.zero_point is not None and "mma" in late:
-        raise UnsupportedError(f"{t} has zero points, which no scaled matrix instruction subtracts; place its scales at operand")
+        raise UnsupportedError(
+            f"{t} has zero points, which no scaled matrix instruction subtracts; place its scales at operand"
+        )
 
 
 def product(builder: RegionBuilder, op: Matmul) -> SSAValue:
@@ -111,7 +115,9 @@ def _scaled_dot(builder: RegionBuilder, op: Matmul, a: Side, b: Side, form: Stri
         k = t.rank - 1 if side is a else t.rank - 2
         blocks.add(t.recipe.blocks(t.rank)[inner][k])
     if len(blocks) != 1 or None in blocks:
-        raise UnsupportedError(f"a scaled matrix instruction takes one block along k; here are {sorted(map(str, blocks))}")
+        raise UnsupportedError(
+            f"a scaled matrix instruction takes one block along k; here are {sorted(map(str, blocks))}"
+        )
     tiles: list[SSAValue] = []
     for side in (a, b):
         tiles += [builder.component(side.source, n) for n in ("elements", f"scale{len(side.places) - 1}")]

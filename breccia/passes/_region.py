@@ -216,6 +216,8 @@ class RegionBuilder:
 
     def _permute(self, tile: SSAValue, op: TransposeOp, dropped: int) -> SSAValue:
         order: tuple[int, ...] = op.properties["order"].data  # type: ignore[attr-defined]
+        if all(d == 1 for d in shape_of(tile.type)):
+            return tile
         if order[:dropped] != tuple(range(dropped)):
             raise UnsupportedError(f"a transpose that moves the axis of groups: {op.args[0].type} by {list(order)}")
         return self.add(TransposeOp.make(tile, order=IntsAttr(tuple(i - dropped for i in order[dropped:]))))

@@ -54,7 +54,9 @@ def byte_units(kernel: KernelOp) -> dict[Window, int]:
     found: dict[Window, int] = {}
     for name, region in kernel.named_regions():
         uses = {"step": t.step_uses, "finish": t.finish_uses}.get(name, ())
-        windows = dict(zip(region.block.args[len(region.block.args) - len(uses) :], [t.inputs[i] for i in uses], strict=True))
+        windows = dict(
+            zip(region.block.args[len(region.block.args) - len(uses) :], [t.inputs[i] for i in uses], strict=True)
+        )
         for op in region.block.ops:
             window = windows.get(op.args[0]) if isinstance(op, UnpackOp) else None  # type: ignore[call-overload]
             if window is not None:
@@ -200,7 +202,9 @@ class Resizing:
         codes = PACKING[op.order.data][1]  # type: ignore[attr-defined]
         new = self._size(size)
         if new != size and isinstance(size, int) and size % codes:
-            raise self._unsupported(op, f"{size} codes do not fill their last byte; pad that axis to a multiple of {codes}")
+            raise self._unsupported(
+                op, f"{size} codes do not fill their last byte; pad that axis to a multiple of {codes}"
+            )
         return new
 
     def _unsupported(self, op: Operation, why: str) -> UnsupportedError:

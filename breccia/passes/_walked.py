@@ -84,7 +84,12 @@ def index_tag(block: Dim | None, index: Dim, walked: frozenset[str]) -> Tag | No
         raise Refused(name)
     if index == Sym(name) and (block is None or isinstance(block, int)):
         return Tag(name, Fraction(block or 1))
-    if isinstance(index, dims.Op) and index.kind == "floordiv" and index.left == Sym(name) and isinstance(index.right, int):
+    if (
+        isinstance(index, dims.Op)
+        and index.kind == "floordiv"
+        and index.left == Sym(name)
+        and isinstance(index.right, int)
+    ):
         if block == 1:
             return Tag(name, Fraction(1, index.right))
     raise Refused(name)

@@ -98,7 +98,9 @@ class Widening:
         self.sizes = Sizes(kernel, self.tags, walked)
         self.gone: dict[str, Dim] = dict.fromkeys(walked, 0)
         t = kernel.tiles
-        self.inputs = [None if w is None else self._window(a.type, w) for a, w in zip(kernel.args, t.inputs, strict=True)]
+        self.inputs = [
+            None if w is None else self._window(a.type, w) for a, w in zip(kernel.args, t.inputs, strict=True)
+        ]
         self.outputs = [self._window(o.type, w) for o, w in zip(kernel.outs, t.outputs, strict=True)]
 
     def run(self) -> KernelOp:
@@ -320,7 +322,9 @@ class _Rebuilder:
             if by.denominator != 1:
                 raise Refused(tag.dim)
             value = self.add(
-                ExpandOp.make(value, axis=IntAttr(i), by=DimsAttr((by.numerator,)), to=DimsAttr((self.w.sizes[target],))),
+                ExpandOp.make(
+                    value, axis=IntAttr(i), by=DimsAttr((by.numerator,)), to=DimsAttr((self.w.sizes[target],))
+                ),
                 old.name_hint,
             )
         return value
@@ -416,4 +420,3 @@ def is_carried_join(kernel: KernelOp, value: SSAValue, fn: str) -> bool:
         if op.args[1 - use.index] is not carried or len(list(carried.uses)) != 1 or len(list(op.out.uses)) != 1:
             return False
     return True
-

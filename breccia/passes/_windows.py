@@ -129,7 +129,9 @@ def _block_part(cut: Cut, g: int, size: Dim) -> Part:
         return Part(dims.floordiv(cut.index, g // block), 1)
     if block == size:
         return Part(cut.index, dims.ceildiv(block, g))
-    raise UnsupportedError(f"tiles of {block} elements and blocks of {g} do not meet; give the kernel another tile size")
+    raise UnsupportedError(
+        f"tiles of {block} elements and blocks of {g} do not meet; give the kernel another tile size"
+    )
 
 
 def order_of(t: ScaledType, name: str) -> str:
@@ -150,7 +152,9 @@ def _stored(parts: list[Part], order: str) -> list[Part]:
     if order == "swizzle_128x4":
         units = [Part(p.index, dims.ceildiv(p.block, u)) for p, u in ((rows, 128), (columns, 4))]
         return [*lead, *units, Part(0, 32), Part(0, 16)]
-    raise UnsupportedError(f"layout {order} has no window; known are row_major, mn_major, swizzle_128x4, {', '.join(PACKING)}")
+    raise UnsupportedError(
+        f"layout {order} has no window; known are row_major, mn_major, swizzle_128x4, {', '.join(PACKING)}"
+    )
 
 
 def _window(parts: Sequence[Part], dropped: int = 0) -> Window:

@@ -206,9 +206,7 @@ def _explode_results(kernel: KernelOp) -> list[SSAValue]:
     terminator = KernelOp.terminator(kernel.body)
     if not any(isinstance(v.type, ScaledType) for v in terminator.args):
         return list(kernel.outs)
-    rows = [
-        _inner_parts(v, terminator) if isinstance(v.type, ScaledType) else [v] for v in terminator.args
-    ]
+    rows = [_inner_parts(v, terminator) if isinstance(v.type, ScaledType) else [v] for v in terminator.args]
     forwarded = {part: _operand_behind(kernel, part) for row in rows for part in row}
     yields = [part for row in rows for part in row if forwarded[part] is None]
     replace_op(terminator, YieldOp.make(*yields))

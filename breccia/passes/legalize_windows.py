@@ -48,7 +48,9 @@ class LegalizeWindows(BrecciaPass):
 def _legalize(kernel: KernelOp, capabilities: Capabilities) -> None:
     squeezed = can_squeeze(kernel)
     units = byte_units(kernel)
-    rounded = capabilities.pow2_tiles and not all(_is_legal(w, axis, units) for _, w in windows(kernel) for axis in w.kept_axes)
+    rounded = capabilities.pow2_tiles and not all(
+        _is_legal(w, axis, units) for _, w in windows(kernel) for axis in w.kept_axes
+    )
     if not squeezed and not rounded:
         return
     new = Resizing(kernel, next_power if rounded else int, squeezed, capabilities.name).run()
@@ -97,7 +99,9 @@ def _check_sizes(kernel: KernelOp, capabilities: Capabilities) -> None:
 
 def _check_minimum(kernel: KernelOp, capabilities: Capabilities, window: Window, moving: set[str]) -> None:
     """Tiles of elements on the last two axes; thin windows of scales are a matter of their layout."""
-    for block, index, least in zip(window.block[-2:], window.index[-2:], capabilities.min_tile[-len(window.block) :], strict=False):
+    for block, index, least in zip(
+        window.block[-2:], window.index[-2:], capabilities.min_tile[-len(window.block) :], strict=False
+    ):
         walks = bool(dims.symbols(index) & moving)
         if isinstance(block, int) and walks and block > least and block % least:
             raise UnsupportedError(

@@ -53,7 +53,11 @@ def scaled(shape: str, fmt: str, dtype: str = "bf16") -> str:
     lead = shape.count(",") - 1
     whole = re.findall(r"\[all, all\]", recipe)
     recipe = recipe.replace("[all, all]", "[" + ", ".join(["all"] * (lead + 2)) + "]") if whole else recipe
-    recipe = re.sub(r"\[((?:\d+|all), (?:\d+|all))\]", lambda m: "[" + "1, " * lead + m.group(1) + "]", recipe) if lead else recipe
+    recipe = (
+        re.sub(r"\[((?:\d+|all), (?:\d+|all))\]", lambda m: "[" + "1, " * lead + m.group(1) + "]", recipe)
+        if lead
+        else recipe
+    )
     element, *rest = [part.strip() for part in re.split(r",(?![^\[]*\])", recipe)]
     orders = [f"elements = {ORDERS.get(element, 'row_major')}"]
     orders += [f"scale{i} = row_major" for i, _ in enumerate(p for p in rest if " per " in p)]
@@ -71,7 +75,11 @@ def plain(shape: str, dtype: str = "f32") -> str:
 
 
 def module(
-    arguments: Mapping[str, str], body: str, results: Mapping[str, str], capabilities: Capabilities = SMALL, name: str = "kernel_0"
+    arguments: Mapping[str, str],
+    body: str,
+    results: Mapping[str, str],
+    capabilities: Capabilities = SMALL,
+    name: str = "kernel_0",
 ) -> ModuleOp:
     """A function of one kernel; `results` gives the type of each value that the body yields."""
     operands = ", ".join(f"%{a}" for a in arguments)
