@@ -1,7 +1,7 @@
 """Which axes of the values in a kernel's body run together, and what a tile must respect on each.
 
-Every axis of every value belongs to one `Axis`: elementwise ops join the axes they align, a matmul joins the rows of its
-result with those of its left side, and so on. An axis of size 1 belongs to none: whoever meets it broadcasts it.
+Every axis of every value belongs to one `Axis`: elementwise ops join the axes they align, a matmul joins the rows of
+its result with those of its left side, and so on. An axis of size 1 belongs to none: whoever meets it broadcasts it.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Axis:
         )
 
     def fit(self, block: int) -> int:
-        """The longest tile up to `block` that fits, else the shortest one above; raises UnsupportedError where there is none."""
+        """The longest tile up to `block` that fits, else the shortest above it; UnsupportedError if there is none."""
         if isinstance(self.size, int):
             block = min(block, self.size)
         unit = lcm(*self.holds, *self.meets)
@@ -93,9 +93,9 @@ class Axis:
         if found:
             return max(smaller) if smaller else min(found)
         raise UnsupportedError(
-            f"no tile fits an axis of {show(self.size)} elements: it must be a multiple of {sorted(self.holds) or 1}, meet "
-            f"blocks of {sorted(self.meets) or 1} and divide blocks of {sorted(self.within) or 1}; use a recipe whose "
-            "blocks divide each other"
+            f"no tile fits an axis of {show(self.size)} elements: it must be a multiple of {sorted(self.holds) or 1}, "
+            f"meet blocks of {sorted(self.meets) or 1} and divide blocks of {sorted(self.within) or 1}; use a recipe "
+            "whose blocks divide each other"
         )
 
 
@@ -164,7 +164,7 @@ class AxisMap:
         for kinds, rule in (
             ((UnaryOp, BinaryOp, SelectOp, ConvertOp, BroadcastOp, ScaleFromAmaxOp, DequantizeOp), self._elementwise),
             ((ConvertLayoutOp,), self._elementwise),
-            ((FullOp, IotaOp, YieldOp), lambda op: None),
+            ((FullOp, IotaOp, YieldOp), lambda _: None),
             ((ReduceOp,), self._reduce),
             ((TransposeOp,), self._transpose),
             ((ReshapeOp, SliceOp, ConcatOp), self._regroup),
@@ -314,7 +314,7 @@ class AxisMap:
 
 
 def placement(op: Matmul, key: str) -> tuple[str, ...]:
-    """Where the scales of one side are applied, a word for each level; `operand` unless `place-scales` has said more."""
+    """Where the scales of one side are applied, a word for each level; `operand` unless `place-scales` said more."""
     value = op.args[0 if key == "place_a" else 1]
     if key in op.properties:
         return op.properties[key].data  # type: ignore[attr-defined]

@@ -33,6 +33,7 @@ def view_components(op: Operation, parts: Sequence[Sequence[SSAValue]], out: Sca
         elif isinstance(op, SliceOp):
             view = _slice(op, source, name, order, column[0])
         else:
+            assert isinstance(op, ConcatOp), "these three are the views of components"
             view = _concat(op, source, name, order, column)
         if view.out.type != stored:
             raise _unsupported(op, source, f"its {name} would be {view.out.type} instead of {stored}")
@@ -67,7 +68,8 @@ def _concat(op: ConcatOp, source: ScaledType, name: str, order: str, parts: Sequ
     g = component_block(source, name)[axis]
     for value in list(op.args)[:-1]:
         t = value.type
-        assert isinstance(t, ScaledType) and g is not None, "the verifier admits no others"
+        assert isinstance(t, ScaledType), "concat takes scaled tensors together"
+        assert g is not None, "the verifier admits no scales that span the axis"
         size = t.shape[axis]
         _border(op, t, name, order, axis, size, 0 if order in PACKING and axis == t.rank - 1 else size, g)
     return ConcatOp.make(*parts, axis=IntAttr(_stored_axis(op, source, order, axis)))

@@ -59,7 +59,7 @@ def group_walks(
     """Plan a kernel whose only op besides what 0 passes through is a grouped matmul."""
     op = axes.matmul
     assert isinstance(op, GroupedMatmulOp), "only grouped kernels ask for this"
-    x, w, offsets = op.args
+    _, w, offsets = op.args
     rows, columns = axes.of(op.out, 0), axes.of(op.out, 1)
     if rows is None:
         raise UnsupportedError(

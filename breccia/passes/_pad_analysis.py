@@ -234,7 +234,7 @@ def _dot(op: DotOp | DotScaledOp, edges: list[Edges]) -> list[Edges]:
     ]
 
 
-def _constant(op: FullOp | IotaOp, edges: list[Edges]) -> list[Edges]:
+def _constant(op: FullOp | IotaOp, _: list[Edges]) -> list[Edges]:
     return [(None,) * len(shape(op.out))]
 
 
@@ -308,8 +308,8 @@ def _regroup(op: Operation, edges: list[Edges]) -> list[Edges]:
     ]
 
 
-def _unswizzle(op: UnswizzleOp, edges: list[Edges]) -> list[Edges]:
-    *front, rows, columns, _, _ = _forgotten(edges[0])
+def _unswizzle(_: UnswizzleOp, edges: list[Edges]) -> list[Edges]:
+    *front, rows, columns = _forgotten(edges[0])[:-2]
     scaled = [
         None if e is None else Edge(dims.mul(e.valid, u), POISON, exact=False) for e, u in ((rows, 128), (columns, 4))
     ]

@@ -71,7 +71,7 @@ def contraction_walk(axes: AxisMap, schedule: ScheduleAttr) -> Walk | None:
 def rowwise_walks(axes: AxisMap, values: Sequence[SSAValue], schedule: ScheduleAttr) -> list[Walk]:
     """The axes of a rowwise kernel: rows come in tiles.
 
-    A last axis of known size is whole, unless only another one has to be; one of unknown size is whole where it has to be.
+    A last axis of known size is whole, unless only another one has to be; one of unknown size where it has to be.
     """
     roles: dict[Axis, str] = {}
     for value in sorted(values, key=rank_of, reverse=True):
@@ -111,7 +111,7 @@ def _add(walks: list[Walk], axis: Axis, stem: str, block: int) -> None:
     walks.append(Walk(axis, stem, block))
 
 
-def keep_private(axes: AxisMap, walks: list[Walk], outputs: Sequence[frozenset[Axis]]) -> list[Walk]:
+def keep_private(walks: list[Walk], outputs: Sequence[frozenset[Axis]]) -> list[Walk]:
     """Drop axes that some result lacks: two programs would write its elements."""
     shared = [w for w in walks if not all(w.axis in out for out in outputs)]
     for walk in shared:
@@ -165,8 +165,8 @@ def check_rules(kernel: KernelOp, axes: AxisMap, walked: dict[Axis, Cut]) -> Non
     k = axes.contracted
     if k is not None and k not in walked and any(g != k.size for g in k.within if dims.ceildiv(k.size, g) != 1):
         raise UnsupportedError(
-            f"kernel {kernel.kernel_name}: partial sums over k = {dims.show(k.size)} in blocks of {sorted(k.within)} cannot be "
-            "scaled where all of k is reduced at once; place those scales at operand"
+            f"kernel {kernel.kernel_name}: partial sums over k = {dims.show(k.size)} in blocks of {sorted(k.within)} "
+            "cannot be scaled where all of k is reduced at once; place those scales at operand"
         )
 
 

@@ -1,4 +1,4 @@
-"""Spells a matmul out on tiles: operands decoded where their placement says so, and the scales that wait until after it."""
+"""Spells a matmul out on tiles: operands decoded where their placement says so, and the scales that wait."""
 
 from __future__ import annotations
 
@@ -95,22 +95,22 @@ def _product(builder: RegionBuilder, op: Matmul) -> SSAValue:
     a, b = sides(op)
     form = StringAttr(a.letter + b.letter)
     if a.levels("mma") or b.levels("mma"):
-        out = _scaled_dot(builder, op, a, b, form)
+        out = _scaled_dot(builder, a, b, form)
     else:
         x, y = _operands(builder, op, a, b)
         out = builder.add(DotOp.make(x, y, form=form), "p")
     return _apply_factors(builder, out, _factors(builder, (a, b), "mainloop"))
 
 
-def _scaled_dot(builder: RegionBuilder, op: Matmul, a: Side, b: Side, form: StringAttr) -> SSAValue:
+def _scaled_dot(builder: RegionBuilder, a: Side, b: Side, form: StringAttr) -> SSAValue:
     blocks: set[int | None] = set()
     for side in (a, b):
         t = scaled_type(side.value) if side.is_scaled else None
         inner = len(side.places) - 1
         if t is None or side.levels("mma") != [inner] or side.levels("operand"):
             raise UnsupportedError(
-                f"placement mma takes the innermost level of both operands and nothing on load; here {a.value.type} is at "
-                f"{list(a.places)} and {b.value.type} at {list(b.places)}"
+                f"placement mma takes the innermost level of both operands and nothing on load; here {a.value.type} is "
+                f"at {list(a.places)} and {b.value.type} at {list(b.places)}"
             )
         k = t.rank - 1 if side is a else t.rank - 2
         blocks.add(t.recipe.blocks(t.rank)[inner][k])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -57,7 +57,10 @@ class Operands:
 
 
 class RegionBuilder:
-    """One region: pulls the tiles of body values that are asked for. `sources` gives the operand behind a body argument."""
+    """One region: pulls the tiles of body values that are asked for.
+
+    sources: the operand behind each argument of the body.
+    """
 
     def __init__(self, cuts: Cuts, operands: Operands, sources: dict[BlockArgument, SSAValue]) -> None:
         self.cuts = cuts
@@ -82,7 +85,7 @@ class RegionBuilder:
         return op.outs[0]
 
     @contextmanager
-    def spelling(self, op: Operation) -> Iterator[None]:
+    def spelling(self, op: Operation) -> Generator[None]:
         """While this lasts, new ops take the location of `op`."""
         self._like.append(op)
         yield

@@ -49,7 +49,7 @@ def next_power(size: int) -> int:
 
 
 def byte_units(kernel: KernelOp) -> dict[Window, int]:
-    """Windows over packed codes whose last axis counts bytes by units of several, such as three for four 6-bit codes."""
+    """Windows over packed codes whose last axis counts bytes in units of several: three for four 6-bit codes."""
     t = kernel.tiles
     found: dict[Window, int] = {}
     for name, region in kernel.named_regions():
@@ -209,9 +209,9 @@ class Resizing:
 
     def _unsupported(self, op: Operation, why: str) -> UnsupportedError:
         return UnsupportedError(
-            f"kernel {self.kernel.kernel_name}: {self.target} works on tiles whose sizes are powers of two, and {op.name} "
-            f"cannot follow: {why}. Use sizes and blocks that are powers of two, store elements unpacked, or move the op out "
-            "of the kernel"
+            f"kernel {self.kernel.kernel_name}: {self.target} works on tiles whose sizes are powers of two, and "
+            f"{op.name} cannot follow: {why}. Use sizes and blocks that are powers of two, store elements unpacked, or "
+            "move the op out of the kernel"
         )
 
 

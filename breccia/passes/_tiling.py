@@ -132,9 +132,7 @@ class _Tiler:
     def rowwise(self) -> None:
         axes = AxisMap(self.body)
         forbid_diagonals(axes, self.body)
-        walks = keep_private(
-            axes, rowwise_walks(axes, logical_results(self.kernel), self.schedule), self._output_axes(axes)
-        )
+        walks = keep_private(rowwise_walks(axes, logical_results(self.kernel), self.schedule), self._output_axes(axes))
         cuts = make_cuts(walks, self.taken)
         finish = self._builder(Cuts(axes, cuts))
         self._replace(Cuts(axes, cuts), [grid_dim(w, cuts[w.axis]) for w in walks], finish)
@@ -142,7 +140,7 @@ class _Tiler:
     def gemm(self) -> None:
         axes = AxisMap(self.body)
         forbid_diagonals(axes, self.body)
-        walks = keep_private(axes, product_walks(axes, self.schedule), self._output_axes(axes))
+        walks = keep_private(product_walks(axes, self.schedule), self._output_axes(axes))
         self._product(axes, walks, None)
 
     def grouped(self) -> None:
@@ -167,7 +165,9 @@ class _Tiler:
             grid.append(grid_dim(k, made[k.axis], "reduction"))
             loop, (inner,) = self._accumulate(cuts, finish, [_Sum(op, cuts.tile_shape(op.out))])
         finish.bind(op.out, epilogue(finish, op, inner))
-        self._replace(cuts, grid, finish, loop, ["add" if groups else None] * len(self.yielded))
+        combine: Combine | None = "add" if groups else None
+        combines: list[Combine | None] = [combine for _ in self.yielded]
+        self._replace(cuts, grid, finish, loop, combines)
 
     def reduce(self) -> None:
         swept = [op for op in self.body.ops if isinstance(op, ReduceOp) and is_sweep(op)]
@@ -185,7 +185,7 @@ class _Tiler:
         """Programs in parallel, each with the largest of its tile."""
         combined = [v.owner in swept for v in self.yielded]
         private = [o for o, c in zip(self._output_axes(axes), combined, strict=True) if not c]
-        walks = keep_private(axes, swept_walks(axes, [op.args[0] for op in swept], self.schedule), private)
+        walks = keep_private(swept_walks(axes, [op.args[0] for op in swept], self.schedule), private)
         cuts = make_cuts(walks, self.taken)
         finish = self._builder(Cuts(axes, cuts))
         how: list[Combine | None] = ["max" if c else None for c in combined]
@@ -265,7 +265,7 @@ class _Tiler:
         return cuts.window(value)
 
     def _distinct_operands(self) -> list[SSAValue]:
-        """The operands; one that is seen through two windows stands again as a view of itself, since names are unique."""
+        """The operands; one that is seen through two windows stands again as a view of itself: names are unique."""
         values: list[SSAValue] = []
         for value in self.operands.values:
             if value in values:

@@ -55,7 +55,7 @@ class Tag:
 Tags = tuple[Tag | None, ...]
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A dimension that cannot be treated as asked; None where the kernel as a whole cannot."""
 
     def __init__(self, dim: str | None) -> None:
@@ -64,14 +64,14 @@ class Refused(Exception):
 
 
 def window_tags(window: Window, walked: frozenset[str]) -> Tags:
-    """The tags of the axes that a window keeps; raises Refused for an index that is no plain dimension."""
+    """The tags of the axes that a window keeps; raises RefusedError for an index that is no plain dimension."""
     tags: list[Tag | None] = []
     for block, index in zip(window.block, window.index, strict=True):
         tag = index_tag(block, index, walked)
         if block is not None:
             tags.append(tag)
         elif tag is not None:
-            raise Refused(tag.dim)
+            raise RefusedError(tag.dim)
     return tuple(tags)
 
 
@@ -81,7 +81,7 @@ def index_tag(block: Dim | None, index: Dim, walked: frozenset[str]) -> Tag | No
         return None
     (name, *more) = sorted(names)
     if more:
-        raise Refused(name)
+        raise RefusedError(name)
     if index == Sym(name) and (block is None or isinstance(block, int)):
         return Tag(name, Fraction(block or 1))
     if (
@@ -92,7 +92,7 @@ def index_tag(block: Dim | None, index: Dim, walked: frozenset[str]) -> Tag | No
     ):
         if block == 1:
             return Tag(name, Fraction(1, index.right))
-    raise Refused(name)
+    raise RefusedError(name)
 
 
 def shape(value: SSAValue) -> tuple[Dim, ...]:
@@ -128,16 +128,14 @@ def _enter(
 ) -> None:
     windows = [kernel.tiles.inputs[i] for i in uses]
     tags = [window_tags(w, walked) for w in windows if w is not None]
-    for arg, tag in zip(block.args, [*carried, *tags], strict=True):
-        found[arg] = tag
+    found.update(zip(block.args, [*carried, *tags], strict=True))
 
 
 def _walk(block: Block, found: dict[SSAValue, Tags], walked: frozenset[str]) -> None:
     for op in block.ops:
         if isinstance(op, YieldOp):
             return
-        for result, tags in zip(op.results, _op_tags(op, [found[a] for a in op.operands], walked), strict=True):
-            found[result] = tags
+        found.update(zip(op.results, _op_tags(op, [found[a] for a in op.operands], walked), strict=True))
 
 
 def _op_tags(op: Operation, tags: list[Tags], walked: frozenset[str]) -> list[Tags]:
@@ -161,7 +159,7 @@ def _op_tags(op: Operation, tags: list[Tags], walked: frozenset[str]) -> list[Ta
         return [_rescaled(tags[0][:-2], old, shape(op.out))]
     for tag in [t for ts in tags for t in ts]:
         if tag is not None:
-            raise Refused(tag.dim)
+            raise RefusedError(tag.dim)
     return [(None,) * len(shape(r)) for r in op.results]
 
 
@@ -174,7 +172,7 @@ def _rescaled(tags: Tags, old: tuple[Dim, ...], new: tuple[Dim, ...]) -> Tags:
         elif isinstance(a, int) and isinstance(b, int):
             out.append(Tag(tag.dim, tag.rate * b / a))
         else:
-            raise Refused(tag.dim)
+            raise RefusedError(tag.dim)
     return tuple(out)
 
 
@@ -187,10 +185,10 @@ def _iota_tags(op: IotaOp, walked: frozenset[str]) -> Tags:
     name = min(names)
     rest = dims.substitute(start, {name: 0})
     if len(names) > 1 or dims.has_lookup(start) or not isinstance(size, int) or not isinstance(rest, int):
-        raise Refused(name)
+        raise RefusedError(name)
     step = dims.evaluate(start, {name: 1}) - rest
     if step != size or dims.evaluate(start, {name: 2}) - rest != 2 * size:
-        raise Refused(name)
+        raise RefusedError(name)
     return tuple(Tag(name, Fraction(size)) if i == axis else None for i in range(len(shape(op.out))))
 
 
@@ -202,7 +200,7 @@ def merged(op: Operation, tags: list[Tags]) -> Tags:
         here = [t[axis - rank + len(t)] for t in tags if axis - rank + len(t) >= 0]
         known = [t for t in here if t is not None]
         if len({t.dim for t in known}) > 1:
-            raise Refused(max(t.dim for t in known))
+            raise RefusedError(max(t.dim for t in known))
         out.append(max(known, key=lambda t: t.rate) if known else None)
     return tuple(out)
 
@@ -212,7 +210,7 @@ def _dot_tags(op: Operation, a: Tags, b: Tags) -> Tags:
     ka, kb = contraction_axes(form, len(a), len(b))
     if a[ka] != b[kb]:
         tag = a[ka] or b[kb]
-        raise Refused(tag.dim if tag else None)
+        raise RefusedError(tag.dim if tag else None)
     m, n = a[-1 if form[0] == "t" else -2], b[-2 if form[1] == "t" else -1]
     rank = max(len(a), len(b)) - 2
     batch: list[Tag | None] = []
@@ -220,6 +218,6 @@ def _dot_tags(op: Operation, a: Tags, b: Tags) -> Tags:
         here = [t[axis - rank + len(t) - 2] for t in (a, b) if axis - rank + len(t) - 2 >= 0]
         known = {t for t in here if t is not None}
         if len(known) > 1:
-            raise Refused(min(t.dim for t in known))
+            raise RefusedError(min(t.dim for t in known))
         batch.append(known.pop() if known else None)
     return (*batch, m, n)

@@ -20,10 +20,10 @@ from breccia.ir.dims import Dim
 from breccia.ir.kernel import KernelOp, tile_type
 from breccia.ir.ops import BinaryOp, BroadcastOp, ConcatOp, FullOp, IotaOp, ReduceOp, ReshapeOp, SliceOp, YieldOp
 from breccia.ir.rewriting import erase_dead, with_location
-from breccia.ir.tile_ops import DotOp, DotScaledOp, ExpandOp, UnpackOp, UnswizzleOp
+from breccia.ir.tile_ops import DotOp, DotScaledOp, EncodeOp, ExpandOp, UnpackOp, UnswizzleOp
 from breccia.ir.tiling import Tiling, Window
 from breccia.ir.types import DimsAttr, TensorType
-from breccia.passes._walked import ELEMENTWISE, Refused, Tag, Tags, index_tag, merged, region_tags, shape
+from breccia.passes._walked import ELEMENTWISE, RefusedError, Tag, Tags, index_tag, merged, region_tags, shape
 
 NEUTRAL = {"add": 0.0, "max": float("-inf"), "min": float("inf")}
 """What leaves the other operand of a binary function as it is."""
@@ -54,7 +54,7 @@ class Sizes:
                 self._elements[found.dim] = found
         for name, tag in self._elements.items():
             if tag not in self._known:
-                self._known[tag] = self._infer(name, tag)
+                self._known[tag] = self._infer(name)
 
     def _learn(self, type_: TensorType, window: Window, walked: frozenset[str]) -> None:
         for size, block, index in zip(type_.shape, window.block, window.index, strict=True):
@@ -62,13 +62,13 @@ class Sizes:
             if tag is not None:
                 self._known.setdefault(tag, size)
 
-    def _infer(self, name: str, fastest: Tag) -> Dim:
+    def _infer(self, name: str) -> Dim:
         """The number of elements of an axis that is seen only through packed codes or scales, where sizes tell it."""
         for tag, size in list(self._known.items()):
             inner = size.left if isinstance(size, dims.Op) and size.kind == "mul" else size
             if tag.dim == name and isinstance(inner, dims.Op) and inner.kind == "ceildiv":
                 return inner.left
-        raise Refused(name)
+        raise RefusedError(name)
 
     def __getitem__(self, tag: Tag) -> Dim:
         if tag in self._known:
@@ -76,7 +76,7 @@ class Sizes:
         fastest = self._elements[tag.dim]
         by = fastest.rate / tag.rate
         if by.denominator != 1:
-            raise Refused(tag.dim)
+            raise RefusedError(tag.dim)
         return dims.ceildiv(self._known[fastest], by.numerator)
 
 
@@ -89,7 +89,7 @@ def windows(kernel: KernelOp) -> list[tuple[TensorType, Window]]:
 
 
 class Widening:
-    """One attempt at widening the dimensions in `walked`; raises Refused for one that must stay."""
+    """One attempt at widening the dimensions in `walked`; raises RefusedError for one that must stay."""
 
     def __init__(self, kernel: KernelOp, walked: frozenset[str]) -> None:
         self.kernel = kernel
@@ -301,7 +301,7 @@ class _Rebuilder:
         self._set(op, new, frozenset(elastic - fixed))
 
     def _passes_through(self, op: BinaryOp, args: list[Wide]) -> bool:
-        """True where one operand is a constant that changes nothing, as a first accumulator is; the other one stands."""
+        """True where one operand is a constant that changes nothing, as a first accumulator is; the other stands."""
         neutral = NEUTRAL.get(op.fn.data)  # type: ignore[attr-defined]
         for mine, other in ((0, 1), (1, 0)):
             source = args[mine].value.owner
@@ -320,7 +320,7 @@ class _Rebuilder:
                 continue
             by: Fraction = target.rate / tag.rate
             if by.denominator != 1:
-                raise Refused(tag.dim)
+                raise RefusedError(tag.dim)
             value = self.add(
                 ExpandOp.make(
                     value, axis=IntAttr(i), by=DimsAttr((by.numerator,)), to=DimsAttr((self.w.sizes[target],))
@@ -333,7 +333,7 @@ class _Rebuilder:
         """Any other op: rebuilt on whole axes, which constants are first stretched to."""
         self._check(op)
         values = [
-            self.stretched(w, self._stretch_to(op, a, w)) if w.elastic else w.value
+            self.stretched(w, self._stretch_to(op, a)) if w.elastic else w.value
             for a, w in zip(op.args, args, strict=True)
         ]
         properties = dict(op.properties)
@@ -343,19 +343,18 @@ class _Rebuilder:
             properties["size"] = DimsAttr((self._length(op.out, len(shape(op.out)) - 1),))
         if isinstance(op, UnswizzleOp):
             properties["shape"] = DimsAttr(self.w.axis_sizes(op.out))
-        for key in ("origin",):
-            if key in properties:
-                properties[key] = DimsAttr(tuple(dims.substitute(d, self.w.gone) for d in properties[key].data))
+        if isinstance(op, EncodeOp) and op.origin is not None:
+            properties["origin"] = DimsAttr(tuple(dims.substitute(d, self.w.gone) for d in op.origin.data))  # type: ignore[attr-defined]
         self._set(op, type(op).make(*values, **properties))
 
     def _length(self, value: SSAValue, axis: int) -> Dim:
         tag = self.w.tags[value][axis]
         return shape(value)[axis] if tag is None else self.w.sizes[tag]
 
-    def _stretch_to(self, op: BrecciaOp, old: SSAValue, wide: Wide) -> tuple[Dim, ...]:
+    def _stretch_to(self, op: BrecciaOp, old: SSAValue) -> tuple[Dim, ...]:
         """The shape that a constant of any extent takes where `op` looks across its elements."""
         if any(tag is not None for value in op.args for tag in self.w.tags[value]):
-            raise Refused(None)
+            raise RefusedError(None)
         return shape(old)
 
     def stretched(self, wide: Wide, to: tuple[Dim, ...]) -> SSAValue:
@@ -371,17 +370,17 @@ class _Rebuilder:
         """Refuse dimensions along which `op` would see more than the tile it is meant to see."""
         if isinstance(op, SliceOp | ConcatOp | ReshapeOp):
             for tag in [t for a in op.args for t in self.w.tags[a] if t is not None]:
-                raise Refused(tag.dim)
+                raise RefusedError(tag.dim)
         if isinstance(op, ReduceOp):
             for axis in op.axes.data:  # type: ignore[attr-defined]
                 tag = self.w.tags[op.args[0]][axis]
                 if tag is not None and not self._may_join(op, tag.dim):
-                    raise Refused(tag.dim)
+                    raise RefusedError(tag.dim)
         if isinstance(op, DotOp | DotScaledOp):
             a = self.w.tags[op.args[0]]
             tag = a[-2 if op.form.data[0] == "t" else -1]  # type: ignore[attr-defined]
             if tag is not None and not self._may_join(op, tag.dim):
-                raise Refused(tag.dim)
+                raise RefusedError(tag.dim)
 
     def _may_join(self, op: BrecciaOp, name: str) -> bool:
         """True where one result over all of a dimension is what joining the results of its tiles gives."""

@@ -102,8 +102,8 @@ class Cuts:
             return Part(0, dims.ceildiv(size, g))
         if cut.bounds is not None:
             raise UnsupportedError(
-                f"{value.type}: blocks of {g} along axis {axis} cross the borders of groups, which are known only at the "
-                "call; quantize the rows of a grouped matmul with blocks of 1 along them"
+                f"{value.type}: blocks of {g} along axis {axis} cross the borders of groups, which are known only at "
+                "the call; quantize the rows of a grouped matmul with blocks of 1 along them"
             )
         return _block_part(cut, g, size)
 

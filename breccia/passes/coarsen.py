@@ -1,10 +1,10 @@
 """Widen windows to whole axes, so that a kernel runs as few programs as its meaning allows: one, wherever possible.
 
-Contract: reassociates. For targets that work on whole arrays: each product becomes one dot. A dimension stays where tiles are
-no parts of a whole: partial sums that are scaled, groups that a table bounds.
+Contract: reassociates. For targets that work on whole arrays: each product becomes one dot. A dimension stays where
+tiles are no parts of a whole: partial sums that are scaled, groups that a table bounds.
 
     grid(m = ceildiv(M, 128), k = 5 reduction) in (%a window [128, 128] at (m, k), ..)
-      init { %acc = full 0.0 ..} step (%acc, %a, %w) { %p = dot nn %a, %w  %r = binary add %acc, %p ..} finish (%acc) {..}
+      init { %acc = full 0.0 ..} step (%acc, %a, %w) { %p = dot nn %a, %w  %r = binary add %acc, %p ..} ..
     // becomes
     grid() in (%a window [M, 576] at (0, 0), ..)  finish (%a, %w) { %p = dot nn %a, %w ..}
 """
@@ -22,7 +22,7 @@ from breccia.ir.kernel import KernelOp
 from breccia.ir.ops import BinaryOp
 from breccia.ir.pipeline import BrecciaPass
 from breccia.ir.rewriting import kernels, replace_op
-from breccia.passes._walked import Refused
+from breccia.passes._walked import RefusedError
 from breccia.passes._widening import Widening, is_carried_join, joiner
 
 
@@ -44,7 +44,7 @@ def _coarsen(kernel: KernelOp) -> None:
     while walked:
         try:
             new = Widening(kernel, walked).run()
-        except Refused as refused:
+        except RefusedError as refused:
             if refused.dim is None:
                 return
             walked -= {refused.dim}

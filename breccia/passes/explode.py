@@ -1,7 +1,7 @@
 """Take scaled tensors apart where values pass between functions and kernels: components of plain numbers remain.
 
-Contract: exact. Function arguments, results and `breccia.constants` become components; views of scaled tensors are done on
-components, or inside the kernels that read them where codes are packed.
+Contract: exact. Function arguments, results and `breccia.constants` become components; views of scaled tensors are done
+on components, or inside the kernels that read them where codes are packed.
 
     func.func @f(%x: !breccia.scaled<[M, 64], f32, #r, #l>) -> !breccia.tensor<[M, 64], f32> {
       %y = breccia.kernel "rowwise" in (%x) out (..) body (%x) { %d = dequantize %x  yield %d } ..
@@ -56,7 +56,7 @@ class Explode(BrecciaPass):
             erase_dead(function.body.block)
 
 
-# ---- function boundary -------------------------------------------------------------------------------------------------
+# ---- function boundary -----------------------------------------------------------------------------------------------
 
 
 def _explode_arguments(function: FuncOp) -> None:
@@ -124,15 +124,14 @@ def _materialized(value: SSAValue, before: Operation) -> SSAValue:
     return _explode_kernel(kernel)[0]
 
 
-# ---- kernels -----------------------------------------------------------------------------------------------------------
+# ---- kernels ---------------------------------------------------------------------------------------------------------
 
 
 def _explode_kernel(kernel: KernelOp) -> list[SSAValue]:
     """Replace a kernel by one on components; its results, assembled again."""
     _sink_views(kernel)
     _explode_operands(kernel)
-    outs = _explode_results(kernel)
-    return outs
+    return _explode_results(kernel)
 
 
 def _sink_views(kernel: KernelOp) -> None:
@@ -273,7 +272,7 @@ def _name_parts(whole: SSAValue, parts: list[SSAValue | None]) -> None:
             part.name_hint = f"{whole.name_hint}_{name}" if whole.name_hint else name
 
 
-# ---- views on components -----------------------------------------------------------------------------------------------
+# ---- views on components ---------------------------------------------------------------------------------------------
 
 
 def _explode_view(op: Operation) -> None:

@@ -1,11 +1,12 @@
 """Put a neutral value into the part of tiles that lies outside their tensors, wherever an op would look there.
 
-Contract: exact. Partial windows are smaller tiles by definition; a target that fetches full tiles gets, after this pass, the
-same results from them. What a fetch leaves outside (`fetch_pad`: zero bits or garbage) is followed through the ops, and a
-mask stands only in front of ops that look across an axis and would find something else than their neutral value.
+Contract: exact. Partial windows are smaller tiles by definition; a target that fetches full tiles gets, after this
+pass, the same results from them. What a fetch leaves outside (`fetch_pad`: zero bits or garbage) is followed through
+the ops, and a mask stands only in front of ops that look across an axis and would find something else than a neutral
+value.
 
     %p = dot nn %a, %w
-    // becomes, for windows [128, 64] at (m, k) and [64, 128] at (k, n) over K elements, on a target that fetches garbage
+    // becomes, for windows [128, 64] at (m, k) and [64, 128] at (k, n), on a target that fetches garbage
     %a_1 = mask %a axis 1 valid K - k * 64 value 0.0
     %w_1 = mask %w axis 0 valid K - k * 64 value 0.0
     %p = dot nn %a_1, %w_1
@@ -59,7 +60,7 @@ class _Masks:
         carried: list[Edges] = []
         if kernel.init.blocks:
             carried = self._region(kernel.init.block, [], mask=True)
-            # What is carried is known only after a step; a second look finds nothing new, since edges are those of windows.
+            # What is carried is known only after a step; a second look finds nothing new: edges are those of windows.
             again = self._region(kernel.step.block, self._entering(carried, t.step_uses), mask=False)
             carried = [_joined(a, b) for a, b in zip(carried, again, strict=True)]
             last = self._region(kernel.step.block, self._entering(carried, t.step_uses), mask=True)
@@ -70,7 +71,8 @@ class _Masks:
         entering = list(carried)
         for i in uses:
             type_, window = self.kernel.args[i].type, self.kernel.tiles.inputs[i]
-            assert isinstance(type_, TensorType) and window is not None, "regions use components that have windows"
+            assert isinstance(type_, TensorType), "tiled kernels take plain components"
+            assert window is not None, "regions use operands that have windows"
             entering.append(window_edges(type_, window, self.fetch_pad))
         return entering
 
@@ -96,9 +98,9 @@ class _Masks:
             return
         if any(found[0][axis] is not None for axis in read_across(op)):
             raise UnsupportedError(
-                f"kernel {self.kernel.kernel_name}: blocks of {op.recipe.data} may lie across the edge of the tensor, and no "  # type: ignore[attr-defined]
-                "value outside leaves the range of such a block as it is; give that axis a size that tiles divide, or use a "
-                "recipe with a zero point instead of an offset"
+                f"kernel {self.kernel.kernel_name}: blocks of {op.recipe.data} may lie across the edge of the tensor, "  # type: ignore[attr-defined]
+                "and no value outside leaves the range of such a block as it is; give that axis a size that tiles "
+                "divide, or use a recipe with a zero point instead of an offset"
             )
 
     def _mask(self, op: Operation, need: Need) -> None:

@@ -1,7 +1,7 @@
-"""Bring tiles into the sizes and ranks that a target can work on; what cannot be brought there is an error with a way out.
+"""Bring tiles into the sizes and ranks that a target can work on; what cannot be is an error with a way out.
 
-Contract: exact. On targets with power-of-two tiles, a window over a whole axis grows to the next power of two and is partial
-then; batch axes of which a program sees one element are dropped from tiles.
+Contract: exact. On targets with power-of-two tiles, a window over a whole axis grows to the next power of two and is
+partial then; batch axes of which a program sees one element are dropped from tiles.
 
     in (%x window [1, 8, 576] at (b, m, 0)) ..  finish (%x) { %s = reduce sum %x axis [2] ..}
     // becomes, where tiles are powers of two
@@ -80,18 +80,19 @@ def _check_sizes(kernel: KernelOp, capabilities: Capabilities) -> None:
     moving = {d.name: d.extent for d in kernel.tiles.grid if d.extent != 1}
     units = byte_units(kernel)
     for type_, window in windows(kernel):
-        for axis, (size, block, index) in enumerate(zip(type_.shape, window.block, window.index, strict=True)):
+        for axis, (block, index) in enumerate(zip(window.block, window.index, strict=True)):
             where = f"kernel {kernel.kernel_name}: a window over axis {axis} of {type_}"
             if fixed and block is not None and not isinstance(block, int):
                 raise UnsupportedError(
-                    f"{where} holds all of it, and {dims.show(block)} is known only at the call; {capabilities.name} needs tiles "
-                    "of a known size: compile with dynamic=False, or give that axis a static size"
+                    f"{where} holds all of it, and {dims.show(block)} is known only at the call; {capabilities.name} "
+                    "needs tiles of a known size: compile with dynamic=False, or give that axis a static size"
                 )
             walks = bool(dims.symbols(index) & set(moving))
             if walks and capabilities.pow2_tiles and not _is_legal(window, axis, units):
                 raise UnsupportedError(
-                    f"{where} moves in steps of {dims.show(block or 1)}, which is no power of two as {capabilities.name} needs; use a recipe "
-                    "whose blocks are powers of two, or give the kernel another tile size in its schedule"
+                    f"{where} moves in steps of {dims.show(block or 1)}, which is no power of two as "
+                    f"{capabilities.name} needs; use a recipe whose blocks are powers of two, or give the kernel "
+                    "another tile size in its schedule"
                 )
     for window in kernel.tiles.outputs if capabilities.min_tile != (1, 1) else ():
         _check_minimum(kernel, capabilities, window, set(moving))
@@ -99,12 +100,11 @@ def _check_sizes(kernel: KernelOp, capabilities: Capabilities) -> None:
 
 def _check_minimum(kernel: KernelOp, capabilities: Capabilities, window: Window, moving: set[str]) -> None:
     """Tiles of elements on the last two axes; thin windows of scales are a matter of their layout."""
-    for block, index, least in zip(
-        window.block[-2:], window.index[-2:], capabilities.min_tile[-len(window.block) :], strict=False
-    ):
+    smallest = capabilities.min_tile[-len(window.block) :]
+    for block, index, least in zip(window.block[-2:], window.index[-2:], smallest, strict=True):
         walks = bool(dims.symbols(index) & moving)
         if isinstance(block, int) and walks and block > least and block % least:
             raise UnsupportedError(
-                f"kernel {kernel.kernel_name}: result tiles of {block} are no multiple of {least}, the smallest tile of "
-                f"{capabilities.name}; give the kernel another tile size in its schedule"
+                f"kernel {kernel.kernel_name}: result tiles of {block} are no multiple of {least}, the smallest tile "
+                f"of {capabilities.name}; give the kernel another tile size in its schedule"
             )

@@ -62,8 +62,8 @@ def _row(capabilities: Capabilities, kind: str, kernel: KernelOp) -> TileRow:
             return row
     known = ", ".join(row.skeleton for row in capabilities.tiles) or "none"
     raise PassError(
-        f"schedule: {capabilities.name} has no tile row for {kind} kernels such as {kernel.kernel_name} (rows: {known}); "
-        f"add TileRow({kind!r}, m, n, k) to its capabilities"
+        f"schedule: {capabilities.name} has no tile row for {kind} kernels such as {kernel.kernel_name} "
+        f"(rows: {known}); add TileRow({kind!r}, m, n, k) to its capabilities"
     )
 
 

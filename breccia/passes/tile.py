@@ -1,7 +1,7 @@
 """Cut every kernel into tiles: a grid, a window for each operand and result, and the regions `init`, `step`, `finish`.
 
-Contract: reassociates. Partial windows are smaller tiles, so nothing changes but the order of sums; where the scales of a
-product wait for its partial sums or its result, their multiplications move with them.
+Contract: reassociates. Partial windows are smaller tiles, so nothing changes but the order of sums; where the scales of
+a product wait for its partial sums or its result, their multiplications move with them.
 
     %y = breccia.kernel "gemm" schedule<block_m = 128, ..> in (%e, %s, %w) out (..) body (%e, %s, %w) {
       %q = assemble %e, %s as ..   %y = matmul %q, %w place_a #breccia.place<epilogue>   yield %y }

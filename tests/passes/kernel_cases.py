@@ -93,7 +93,9 @@ ROWWISE: Mapping[str, Case] = {
     "quantize int4, odd": lambda: quantize_kernel("int4", "M, 99"),
     "quantize with offsets": lambda: quantize_kernel("offset", "M, 99"),
     "quantize nvfp4, outer given": lambda: module(
-        {"x": plain("M, 100"), "s": plain("1, 1")}, encoded("nvfp4", "M, 100", "x", scale="s"), {"y": scaled("M, 100", "nvfp4", "f32")}
+        {"x": plain("M, 100"), "s": plain("1, 1")},
+        encoded("nvfp4", "M, 100", "x", scale="s"),
+        {"y": scaled("M, 100", "nvfp4", "f32")},
     ),
     "quantize 128x128, all given": lambda: module(
         {"x": plain("M, 300"), "s": plain("ceildiv(M, 128), 3")},
@@ -126,8 +128,12 @@ ROWWISE: Mapping[str, Case] = {
         f"%y = scale_from_amax %x policy {CEIL} to {recipe('mxfp8')} level 0",
         {"y": plain("M, 1", "f8E8M0FNU")},
     ),
-    "x + x.T": lambda: module({"x": plain("N, N")}, "%t = transpose %x [1, 0]\n%y = binary add %x, %t", {"y": plain("N, N")}),
-    "transpose": lambda: module({"x": plain("M, N")}, "%t = transpose %x [1, 0]\n%y = unary neg %t", {"y": plain("N, M")}),
+    "x + x.T": lambda: module(
+        {"x": plain("N, N")}, "%t = transpose %x [1, 0]\n%y = binary add %x, %t", {"y": plain("N, N")}
+    ),
+    "transpose": lambda: module(
+        {"x": plain("M, N")}, "%t = transpose %x [1, 0]\n%y = unary neg %t", {"y": plain("N, M")}
+    ),
     "causal select": lambda: module(
         {"x": plain("M, N")},
         "%i = iota axis 0 start 3 [M, N] : i32\n%j = iota axis 1 start 0 [M, N] : i32\n%c = binary ge %i, %j\n"
@@ -135,11 +141,14 @@ ROWWISE: Mapping[str, Case] = {
         {"y": plain("M, N")},
     ),
     "broadcast": lambda: module(
-        {"x": plain("M, 1")}, "%y = broadcast %x to [M, 70]\n%f = full 2.0 [M, 70] : f32", {"y": plain("M, 70"), "f": plain("M, 70")}
+        {"x": plain("M, 1")},
+        "%y = broadcast %x to [M, 70]\n%f = full 2.0 [M, 70] : f32",
+        {"y": plain("M, 70"), "f": plain("M, 70")},
     ),
     "slice and concat": lambda: module(
         {"x": plain("M, 70")},
-        "%a = slice %x axis 1 from 3 to 33\n%b = slice %x axis 1 from 40 to 70\n%s = binary mul %a, %b\n%y = concat %s, %x axis 1",
+        "%a = slice %x axis 1 from 3 to 33\n%b = slice %x axis 1 from 40 to 70\n%s = binary mul %a, %b\n"
+        "%y = concat %s, %x axis 1",
         {"y": plain("M, 100")},
     ),
     "dequantize nvfp4": lambda: module(
@@ -158,7 +167,7 @@ ROWWISE: Mapping[str, Case] = {
         "%a = binary mul %x, %s\n%y = binary add %a, %v",
         {"y": plain("M, 70")},
     ),
-}  # fmt: skip
+}
 
 REDUCTIONS: Mapping[str, Case] = {
     "amax": lambda: _reduce("%n = unary square %x\n%y = reduce amax %n axis [0, 1]", {"y": plain("1, 1")}),
@@ -190,7 +199,9 @@ REDUCTIONS: Mapping[str, Case] = {
 
 FUSED: Mapping[str, Case] = {
     "batched a, shared w": lambda: module(
-        {"a": scaled("B, H, M, 96", "row"), "w": scaled("96, 70", "column")}, f"%y = matmul %a, %w {EPILOGUES}", {"y": plain("B, H, M, 70")}
+        {"a": scaled("B, H, M, 96", "row"), "w": scaled("96, 70", "column")},
+        f"%y = matmul %a, %w {EPILOGUES}",
+        {"y": plain("B, H, M, 70")},
     ),
     "batches broadcast": lambda: module(
         {"a": plain("B, 1, M, 40"), "w": plain("H, 40, N", "bf16")}, "%y = matmul %a, %w", {"y": plain("B, H, M, N")}
@@ -198,8 +209,12 @@ FUSED: Mapping[str, Case] = {
     "residual, k = n": lambda: module(
         {"x": plain("M, 70"), "w": plain("70, 70")}, "%h = matmul %x, %w\n%y = binary add %h, %x", {"y": plain("M, 70")}
     ),
-    "x @ x + x": lambda: module({"x": plain("N, N")}, "%h = matmul %x, %x\n%y = binary add %h, %x", {"y": plain("N, N")}),
-    "x @ x.T": lambda: module({"x": plain("M, 70")}, "%t = transpose %x [1, 0]\n%y = matmul %x, %t", {"y": plain("M, M")}),
+    "x @ x + x": lambda: module(
+        {"x": plain("N, N")}, "%h = matmul %x, %x\n%y = binary add %h, %x", {"y": plain("N, N")}
+    ),
+    "x @ x.T": lambda: module(
+        {"x": plain("M, 70")}, "%t = transpose %x [1, 0]\n%y = matmul %x, %t", {"y": plain("M, M")}
+    ),
     "w.T packed": lambda: module(
         {"a": plain("M, 96", "bf16"), "w": scaled("70, 96", "int4")},
         "%t = transpose %w [1, 0]\n%y = matmul %a, %t place_b #breccia.place<operand>",
@@ -212,7 +227,8 @@ FUSED: Mapping[str, Case] = {
     ),
     "w.T, mma": lambda: module(
         {"a": scaled("M, 96", "nvfp4"), "w": scaled("70, 96", "nvfp4")},
-        "%t = transpose %w [1, 0]\n%y = matmul %a, %t place_a #breccia.place<epilogue, mma> place_b #breccia.place<epilogue, mma>",
+        "%t = transpose %w [1, 0]\n"
+        "%y = matmul %a, %t place_a #breccia.place<epilogue, mma> place_b #breccia.place<epilogue, mma>",
         {"y": plain("M, 70")},
     ),
     "bias, silu, quantize 1x128": lambda: module(
@@ -234,7 +250,12 @@ FUSED: Mapping[str, Case] = {
         name="grouped_0",
     ),
     "grouped, with a bias": lambda: module(
-        {"x": scaled("T, 160", "1x128"), "w": scaled("3, 160, 70", "nvfp4.T"), "o": plain("4", "i32"), "b": plain("1, 70")},
+        {
+            "x": scaled("T, 160", "1x128"),
+            "w": scaled("3, 160, 70", "nvfp4.T"),
+            "o": plain("4", "i32"),
+            "b": plain("1, 70"),
+        },
         "%h = grouped_matmul %x, %w, %o place_a #breccia.place<operand> place_b #breccia.place<epilogue, operand>\n"
         "%y = binary add %h, %b",
         {"y": plain("T, 70")},
@@ -246,7 +267,7 @@ FUSED: Mapping[str, Case] = {
         {"y": plain("T, 70")},
         name="grouped_0",
     ),
-}  # fmt: skip
+}
 
 CASES: Mapping[str, Case] = {
     **{product_name(row): (lambda row=row: gemm(*row)) for row in PRODUCTS},

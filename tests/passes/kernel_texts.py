@@ -129,7 +129,8 @@ EXACT = policy()
 
 def quantize_kernel(fmt: str, shape: str = "M, 300", how: str = EXACT, before: str = "") -> ModuleOp:
     """A rowwise kernel that encodes a value; `before` computes %v from %x."""
-    body = f"{before or '%v = unary neg %x'}\n%q = quantize %v policy {how} to {recipe(fmt)}\n%y = convert_layout %q to {layout(shape, fmt)}"
+    encode = f"%q = quantize %v policy {how} to {recipe(fmt)}\n%y = convert_layout %q to {layout(shape, fmt)}"
+    body = f"{before or '%v = unary neg %x'}\n{encode}"
     return module({"x": plain(shape)}, body, {"y": scaled(shape, fmt, "f32")}, name="rowwise_0")
 
 

@@ -53,8 +53,8 @@ def test_names_and_order_of_components() -> None:
 
 def test_constants_are_renumbered() -> None:
     module = exploded(
-        f"func.func @f(%a: {scaled('M, 64', 'nvfp4')}, %b: {plain('64')}, %w: {scaled('M, 64', 'mxfp8')}) -> {plain('64')} "
-        f"attributes {{breccia.constants = #breccia.ints[1, 2]}} {{\n  func.return %b : {plain('64')}\n}}"
+        f"func.func @f(%a: {scaled('M, 64', 'nvfp4')}, %b: {plain('64')}, %w: {scaled('M, 64', 'mxfp8')}) -> "
+        f"{plain('64')} attributes {{breccia.constants = #breccia.ints[1, 2]}} {{\n  func.return %b : {plain('64')}\n}}"
     )
     (function,) = functions(module)
     assert function.attributes["breccia.constants"] == IntsAttr((3, 4, 5))

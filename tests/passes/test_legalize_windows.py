@@ -24,11 +24,25 @@ from tests.passes.kernel_texts import SMALL, gemm, module, plain
 
 POWERS = replace(SMALL, name="test:powers", pow2_tiles=True)
 LEGALIZED = (
-    "quantize 1x128", "quantize 128x128", "quantize mxfp6, odd", "quantize nvfp4, outer given", "rms_norm and quantize",
-    "dequantize nvfp4", "requantize", "ranks 0 to 2", "batched a, shared w", "bias, silu, quantize 1x128", "packed result",
-    "stochastic, batched", "sum and min", "grouped, mainloop", "w.T, mma",
-    "mxfp6@operand x mxfp6.T@operand Mx96x71", "bf16@- x int4.T@operand Mx96x71", "bf16@- x nf4.T@operand 7x100x71",
-)  # fmt: skip
+    "quantize 1x128",
+    "quantize 128x128",
+    "quantize mxfp6, odd",
+    "quantize nvfp4, outer given",
+    "rms_norm and quantize",
+    "dequantize nvfp4",
+    "requantize",
+    "ranks 0 to 2",
+    "batched a, shared w",
+    "bias, silu, quantize 1x128",
+    "packed result",
+    "stochastic, batched",
+    "sum and min",
+    "grouped, mainloop",
+    "w.T, mma",
+    "mxfp6@operand x mxfp6.T@operand Mx96x71",
+    "bf16@- x int4.T@operand Mx96x71",
+    "bf16@- x nf4.T@operand 7x100x71",
+)
 
 
 def tiled(source: ModuleOp, target: Capabilities = POWERS) -> ModuleOp:

@@ -57,7 +57,7 @@ def test_any_schedule_gives_the_same(case: str, block_m: int, block_n: int, bloc
     validate_pipeline(source, LOWER, sizes=SMALL_SIZES[1:], kinds=("normal", "exact"))
 
 
-# ---- scale windows -----------------------------------------------------------------------------------------------------
+# ---- scale windows ---------------------------------------------------------------------------------------------------
 
 
 def test_scales_move_with_the_blocks_of_k_where_tiles_are_smaller() -> None:
@@ -100,7 +100,7 @@ def test_two_windows_over_one_operand_are_two_operands() -> None:
     parse_module(out)
 
 
-# ---- planted mistakes: validation would see them -----------------------------------------------------------------------
+# ---- planted mistakes: validation would see them ---------------------------------------------------------------------
 
 
 def changed(old: str, new: str, source: ModuleOp) -> ModuleOp:
@@ -148,7 +148,7 @@ def test_a_wrong_scaling_is_caught() -> None:
         validate_pipeline(source, (Explode(), Schedule(), Swapped()), sizes=SMALL_SIZES[1:])
 
 
-# ---- refusals ----------------------------------------------------------------------------------------------------------
+# ---- refusals --------------------------------------------------------------------------------------------------------
 
 
 def test_offsets_cannot_wait() -> None:
@@ -185,7 +185,7 @@ def test_two_products_do_not_share_a_kernel() -> None:
         text(source)
 
 
-# ---- what is kept ------------------------------------------------------------------------------------------------------
+# ---- what is kept ----------------------------------------------------------------------------------------------------
 
 
 def test_locations_survive() -> None:
