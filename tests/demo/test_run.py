@@ -22,7 +22,7 @@ from breccia.recipes import find
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from click.testing import Result
+    from typer.testing import Result
 
 
 def _demo(*args: object) -> Result:
