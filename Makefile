@@ -23,7 +23,7 @@ check: $(VENV)/.check ## formatting, lint, types, import directions
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
-	$(BIN)/lint-imports --no-logo
+	$(BIN)/lint-imports --no-logo --no-cache
 
 filecheck: $(VENV)/.test ## run the RUN lines of tests/filecheck with lit (make test runs them in process)
 	$(BIN)/lit -v tests/filecheck $(ARGS)
