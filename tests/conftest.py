@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import difflib
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +19,8 @@ hypothesis.settings.register_profile("breccia", deadline=None, print_blob=True, 
 hypothesis.settings.load_profile("breccia")
 
 # Compiled code is kept for this run alone: tests neither find what another version left, nor fill the user's cache.
-_CACHE = tempfile.TemporaryDirectory(prefix="breccia-tests-")
-os.environ["BRECCIA_CACHE_DIR"] = _CACHE.name
+os.environ["BRECCIA_CACHE_DIR"] = tempfile.mkdtemp(prefix="breccia-tests-")
+atexit.register(shutil.rmtree, os.environ["BRECCIA_CACHE_DIR"], ignore_errors=True)
 
 TESTS = Path(__file__).parent
 GOLDEN = TESTS / "golden"
