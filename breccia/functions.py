@@ -143,7 +143,7 @@ def grouped_matmul(x: Any, w: Any, offsets: Any, out_dtype: Any = np.float32) ->
     """
     if _traced(x, w, offsets):
         return _call(_SCALED, "grouped_matmul", _narrowed(x), _narrowed(w), offsets, out_dtype)
-    operands = (_narrowed(_operand(x)), _narrowed(_operand(w)), _offsets(offsets))
+    operands = (_narrowed(_operand(x)), _narrowed(_operand(w)), _array(offsets))
     return _run(_SCALED, "grouped_matmul", operands, out_dtype=_dtype(out_dtype))
 
 
@@ -458,12 +458,6 @@ def _array(x: Any) -> Any:
 
     namespace(x)
     return np.asarray(x)
-
-
-def _offsets(x: Any) -> Any:
-    """Row numbers as int32, which tables in kernels are."""
-    offsets = _array(x)
-    return offsets.astype(np.int32) if offsets.dtype == np.int64 else offsets
 
 
 def _operand(x: Any) -> Any:

@@ -134,3 +134,14 @@ def test_casting_inside_a_function_gives_the_bits_of_eager_cast(name: str) -> No
         along_last, along_first = both(x)
         assert along_last == breccia.cast(x, recipe)
         assert along_first == breccia.cast(x, recipe, axis=0)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+@pytest.mark.parametrize("name", ["float8_128x128", "mxfp8_e4m3", "int4_g32_f16"])
+def test_a_grouped_product_takes_offsets_of_either_width(dtype: type, name: str) -> None:
+    w = breccia.cast(normal(3, 64, 32), recipes.find(name), axis=1)
+    x, offsets = normal(10, 64), np.array([0, 4, 4, 10], dtype)
+    found = breccia.compile(lambda a, b, o: breccia.silu(breccia.grouped_matmul(a, b, o)))(x, w, offsets)
+    decoded = w.dequantize()
+    y = np.concatenate([x[:4] @ decoded[0], x[4:] @ decoded[2]])
+    assert relative_error(found, y / (1 + np.exp(-y))) < 1e-6

@@ -195,7 +195,7 @@ def grouped_matmul(x: Any, w: Any, offsets: Any, out_dtype: DTypeLike = np.float
     if trace.unify("grouped_matmul", table.dims[0], experts + 1, broadcast=False) is None:
         trace.fail(ShapeError, f"grouped_matmul: shape mismatch: {experts + 1} offsets are needed; {shapes}")
     check_fnuz(trace, left, right)
-    ssa = trace.emit(GroupedMatmulOp, left.ssa, right.ssa, astype(table, int32).ssa)
+    ssa = trace.emit(GroupedMatmulOp, left.ssa, right.ssa, table.ssa)
     return astype(trace.wrap(ssa, float32), _float_dtype(trace, out_dtype))
 
 

@@ -161,9 +161,9 @@ class GroupedMatmulOp(BrecciaOp):
                 f"grouped_matmul: shape mismatch: takes x [T, K] and w [E, K, N], not {show_shape(x.shape)} "
                 f"and {show_shape(w.shape)}"
             )
-        if offsets.shape != (dims.add(w.shape[0], 1),) or offsets.dtype != builtin.i32:
+        if offsets.shape != (dims.add(w.shape[0], 1),) or offsets.dtype not in (builtin.i32, builtin.i64):
             raise VerifyException(
-                f"grouped_matmul: offsets is {offsets}; [{dims.show(dims.add(w.shape[0], 1))}] of i32 is wanted"
+                f"grouped_matmul: offsets is {offsets}; [{dims.show(dims.add(w.shape[0], 1))}] of i32 or i64 is wanted"
             )
         for key, t in (("place_a", x), ("place_b", w)):
             check_place(key, t, props.get(key))
