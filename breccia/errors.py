@@ -36,6 +36,10 @@ class TraceError(BrecciaError, TypeError):
     """A decorated function does something that cannot be traced; names the user's file and line."""
 
 
+class GradientError(BrecciaError, RuntimeError):
+    """A gradient was asked for where there is none, such as that of stored elements."""
+
+
 class PassError(BrecciaError, RuntimeError):
     """A pass met IR outside its contract, or broke its own contract."""
 

@@ -13,20 +13,31 @@ from functools import lru_cache
 from typing import Any, Protocol, cast
 
 from breccia.errors import DTypeError, UnsupportedError
+from breccia.formats import Format
 from breccia.recipes import Block
 
 Array = Any
 """An array of any supported library; the primitives below say what may be done with it besides `+ - * & | ^ ~ < ==
 []`."""
 
+Words = tuple[Array, Array]
+"""The high and the low half of 64-bit integers."""
+
 _ALIASES = {"jaxlib": "jax", "ml_dtypes": "numpy", "builtins": "numpy"}
 _LIBRARIES = ("numpy", "torch", "jax", "mlx")
 
 
 class Primitives(Protocol):
-    """What numerics asks of an array library. Integer arithmetic wraps; shifts are at most 31 places.
+    """What numerics asks of an array library.
 
-    dtypes are named by strings in NumPy's spelling. `block` has one entry for each axis; None spans the axis.
+    dtypes are named by strings in NumPy's spelling, ml_dtypes' included. `block` has one entry for each axis; None spans
+    the axis. Functions return arrays of the library, on the device of their arguments, and wait for no device; only
+    `any` may. Every function works where the library traces (jit, vmap, FakeTensor), except `any`, which then raises.
+
+    Words: "uint32" may be a signed dtype of 32 bits where a library has no unsigned one; `dtype_name` then says
+    "uint32" of neither. Numerics therefore uses on words only what is the same for both: + - * & | ^ ~ << wrap, `>>`
+    and `<` where the top bit is 0, and `shift_right` anywhere. Python integers meet words below 2**31 only; larger
+    ones are made by `full`.
     """
 
     @property
@@ -34,25 +45,82 @@ class Primitives(Protocol):
         """True where a gather from a table of 256 KiB is the fastest encoder."""
         ...
 
-    def as_float32(self, x: Any) -> Array: ...
+    # -- what an array is ----------------------------------------------------------------------------------------------
+
+    def as_float32(self, x: Any) -> Array:
+        """`x` as float32, see `arrays.numpy`; raises DTypeError."""
+        ...
+
     def dtype_name(self, x: Array) -> str: ...
     def shape(self, x: Array) -> tuple[int, ...]: ...
+    def nbytes(self, x: Array) -> int: ...
+    def device(self, x: Array) -> Any:
+        """The device that `x` lies on, comparable with ==; None where the library has but one."""
+        ...
+
+    # -- known values --------------------------------------------------------------------------------------------------
+
+    def any(self, x: Array) -> bool:
+        """Whether any entry is true. May wait for a device; raises UnsupportedError where values are not known yet."""
+        ...
+
+    def surely_none(self, x: Array) -> bool:
+        """True if it is known now, without waiting for a device, that no entry is true: work may be skipped."""
+        ...
+
+    def surely_any(self, x: Array) -> bool:
+        """True if it is known now, without waiting for a device, that an entry is true: an error may be raised."""
+        ...
+
+    # -- entry by entry ------------------------------------------------------------------------------------------------
+
     def bitcast(self, x: Array, dtype: str) -> Array: ...
     def convert(self, x: Array, dtype: str) -> Array: ...
-    def constant(self, values: Sequence[int] | Sequence[float], dtype: str) -> Array: ...
-    def full(self, shape: tuple[int, ...], value: float, dtype: str) -> Array: ...
-    def where(self, condition: Array, a: Any, b: Any) -> Array: ...
+    def full(self, shape: tuple[int, ...], value: float, dtype: str, like: Array) -> Array:
+        """An array of one value on the device of `like`; uint32 values up to 2**32 - 1."""
+        ...
+
+    def where(self, condition: Array, a: Any, b: Any) -> Array:
+        """Entries of a or b in the dtype of the one that is an array; Python numbers take the other's dtype."""
+        ...
+
     def minimum(self, a: Any, b: Any) -> Array: ...
     def maximum(self, a: Any, b: Any) -> Array: ...
-    def take(self, table: Array, index: Array) -> Array: ...
-    def take_first_axis(self, x: Array, index: Array) -> Array: ...
-    def searchsorted(self, thresholds: Array, x: Array) -> Array: ...
-    def any(self, x: Array) -> bool: ...
-    def divide(self, a: Array, b: Array) -> Array: ...
+    def shift_right(self, x: Array, places: int) -> Array:
+        """Words shifted right by 0 to 31 places, zeros coming in from the left."""
+        ...
+
+    def take(self, table: Any, index: Array) -> Array:
+        """Entries of a constant one-dimensional NumPy table."""
+        ...
+
+    def searchsorted(self, thresholds: Any, x: Array) -> Array:
+        """How many entries of a constant ascending NumPy table are at most x, as an index for `take`."""
+        ...
+
+    def divide(self, a: Array, b: Array) -> Array:
+        """IEEE float32, subnormals included whatever the host's flush mode is; so are `multiply` and `add`."""
+        ...
+
     def multiply(self, a: Array, b: Array) -> Array: ...
     def add(self, a: Array, b: Array) -> Array: ...
-    def flat_index(self, shape: tuple[int, ...], offset: int, strides: tuple[int, ...]) -> Array: ...
+    def flat_index(self, shape: tuple[int, ...], offset: int, strides: tuple[int, ...], like: Array) -> Words:
+        """(high, low) words of the 64-bit offset + sum of index * stride, in `shape`."""
+        ...
+
+    def seed_words(self, seed: Any, like: Array) -> Words:
+        """(high, low) words, of rank 0, of a 64-bit seed: a Python integer, or an integer array of one entry."""
+        ...
+
+    def native_encode(self, x: Array, fmt: Format, rounding: str, overflow: str) -> Array | None:
+        """A faster way to the codes that `numerics.bit_encode` defines, for every float32; None where there is none."""
+        ...
+
+    # -- shapes and blocks ---------------------------------------------------------------------------------------------
+
     def reshape(self, x: Array, shape: tuple[int, ...]) -> Array: ...
+    def transpose(self, x: Array, order: tuple[int, ...]) -> Array: ...
+    def concat(self, arrays: Sequence[Array], axis: int) -> Array: ...
     def block_amax_bits(self, x: Array, block: Block) -> Array: ...
     def block_range(self, x: Array, block: Block) -> tuple[Array, Array]: ...
     def expand(self, grid: Array, ratio: Block, shape: tuple[int, ...]) -> Array: ...
@@ -68,6 +136,37 @@ class Primitives(Protocol):
     def unpack_nibbles(self, packed: Array, length: int) -> Array: ...
     def pack_sixes(self, codes: Array) -> Array: ...
     def unpack_sixes(self, packed: Array, length: int) -> Array: ...
+
+    # -- gradients -----------------------------------------------------------------------------------------------------
+
+    def stop_gradient(self, x: Array) -> Array:
+        """`x` as a constant to differentiation."""
+        ...
+
+    def straight_through(self, x: Array, value: Array) -> Array:
+        """`value`, whose gradient goes to `x` unchanged; first and higher derivatives, forward and reverse."""
+        ...
+
+    def refuse_gradient(self, x: Array, message: str) -> Array:
+        """`x`; raises GradientError with `message` where it is, or would be, differentiated."""
+        ...
+
+    # -- between libraries ---------------------------------------------------------------------------------------------
+
+    def to_numpy(self, x: Array) -> Any:
+        """A NumPy array of the same bits, a view where memory can be shared; waits for the device."""
+        ...
+
+    def from_numpy(self, x: Any, device: Any = None) -> Array:
+        """The library's array of a NumPy array's bits, on `device`; a view where memory can be shared."""
+        ...
+
+    def register_container(self, cls: type, flatten: Callable[..., Any], unflatten: Callable[..., Any]) -> None:
+        """Let the library's transformations look into objects of `cls`; twice is once.
+
+        flatten(obj) gives (tuple of arrays, hashable rest); unflatten(rest, arrays) the object again, without checks.
+        """
+        ...
 
 
 def library(x: Any) -> str:

@@ -11,7 +11,8 @@ import ml_dtypes
 import numpy as np
 
 from breccia.arrays import softfloat
-from breccia.errors import DTypeError
+from breccia.errors import DTypeError, UnsupportedError
+from breccia.formats import Format
 from breccia.recipes import Block, grid_shape
 
 TABLES = True
@@ -59,6 +60,16 @@ def shape(x: Array) -> tuple[int, ...]:
     return np.shape(x)
 
 
+def nbytes(x: Array) -> int:
+    """The bytes of all entries."""
+    return int(x.nbytes)
+
+
+def device(x: Array) -> None:  # noqa: ARG001
+    """None: NumPy's arrays lie in the host's memory."""
+    return
+
+
 def bitcast(x: Array, dtype: str) -> Array:
     """The same bits as another dtype of the same width."""
     return np.asarray(x).view(np.dtype(dtype))
@@ -70,14 +81,7 @@ def convert(x: Array, dtype: str) -> Array:
         return np.asarray(x).astype(np.dtype(dtype), copy=False)
 
 
-def constant(values: Sequence[int] | Sequence[float], dtype: str) -> Array:
-    """A read-only array of values that never change."""
-    array = np.array(values, np.dtype(dtype))
-    array.setflags(write=False)
-    return array
-
-
-def full(shape: tuple[int, ...], value: float, dtype: str) -> Array:
+def full(shape: tuple[int, ...], value: float, dtype: str, like: Array) -> Array:  # noqa: ARG001 - one device
     """An array of one value."""
     return np.full(shape, value, np.dtype(dtype))
 
@@ -102,19 +106,27 @@ def take(table: Array, index: Array) -> Array:
     return table.take(index)
 
 
-def take_first_axis(x: Array, index: Array) -> Array:
-    """Entries along the first axis."""
-    return x[index.astype(np.int64)]
-
-
 def searchsorted(thresholds: Array, x: Array) -> Array:
     """How many thresholds are at most x."""
     return np.searchsorted(thresholds, x, side="right")
 
 
+def shift_right(x: Array, places: int) -> Array:
+    """Words shifted right, zeros coming in from the left."""
+    return x >> np.uint32(places)
+
+
 def any(x: Array) -> bool:
-    """Whether any entry is true, as a Python bool."""
+    """Whether any entry is true."""
     return bool(np.any(x))
+
+
+def surely_none(x: Array) -> bool:
+    """Whether no entry is true."""
+    return not np.any(x)
+
+
+surely_any = any
 
 
 def divide(a: Array, b: Array) -> Array:
@@ -146,13 +158,40 @@ def reshape(x: Array, shape: tuple[int, ...]) -> Array:
     return np.reshape(x, shape)
 
 
-def flat_index(shape: tuple[int, ...], offset: int, strides: tuple[int, ...]) -> Array:
-    """uint64 array of `shape`: offset + sum of index * stride."""
+def transpose(x: Array, order: tuple[int, ...]) -> Array:
+    """Axes in another order."""
+    return np.transpose(x, order)
+
+
+def concat(arrays: Sequence[Array], axis: int) -> Array:
+    """Arrays behind each other."""
+    return np.concatenate(arrays, axis)
+
+
+def flat_index(
+    shape: tuple[int, ...], offset: int, strides: tuple[int, ...], like: Array  # noqa: ARG001 - one device
+) -> tuple[Array, Array]:
+    """(high, low) words of offset + sum of index * stride, in `shape`."""
     index = np.full(shape, offset, np.uint64)
     for axis, (size, stride) in enumerate(zip(shape, strides, strict=True)):
         step = np.arange(size, dtype=np.uint64) * np.uint64(stride)
         index += step.reshape((1,) * axis + (size,) + (1,) * (len(shape) - axis - 1))
-    return index
+    return words(index)
+
+
+def words(x: Array) -> tuple[Array, Array]:
+    """(high, low) halves of uint64."""
+    return (x >> np.uint64(32)).astype(np.uint32), x.astype(np.uint32)
+
+
+def seed_words(seed: Any, like: Array) -> tuple[Array, Array]:  # noqa: ARG001 - one device
+    """(high, low) words of a 64-bit seed."""
+    return words(np.array(int(seed) & 0xFFFFFFFFFFFFFFFF, np.uint64))
+
+
+def native_encode(x: Array, fmt: Format, rounding: str, overflow: str) -> Array | None:  # noqa: ARG001
+    """None: `numerics.tables` is NumPy's faster way."""
+    return None
 
 
 # -- blocks ------------------------------------------------------------------------------------------------------------
@@ -322,3 +361,37 @@ def unpack_sixes(packed: Array, length: int) -> Array:
     a, b, c = np.moveaxis(packed.reshape(*packed.shape[:-1], words, 3), -1, 0)
     codes = np.stack([a & 63, (a >> 6) | ((b & 15) << 2), (b >> 4) | ((c & 3) << 4), c >> 2], axis=-1)
     return codes.reshape(*packed.shape[:-1], words * 4)[..., :length]
+
+
+# -- gradients and other libraries -------------------------------------------------------------------------------------
+
+
+def stop_gradient(x: Array) -> Array:
+    """`x`: NumPy has no gradients."""
+    return x
+
+
+def straight_through(x: Array, value: Array) -> Array:  # noqa: ARG001
+    """`value`: NumPy has no gradients."""
+    return value
+
+
+def refuse_gradient(x: Array, message: str) -> Array:  # noqa: ARG001
+    """`x`: NumPy has no gradients."""
+    return x
+
+
+def to_numpy(x: Array) -> Array:
+    """The array itself."""
+    return np.asarray(x)
+
+
+def from_numpy(x: Any, device: Any = None) -> Array:
+    """The array itself; raises UnsupportedError for another device than the host."""
+    if device not in (None, "cpu"):
+        raise UnsupportedError(f"NumPy's arrays lie in the host's memory, not on {device!r}; allowed: device=None, 'cpu'")
+    return np.asarray(x)
+
+
+def register_container(cls: type, flatten: Any, unflatten: Any) -> None:
+    """Nothing to do: NumPy transforms no functions."""
