@@ -323,7 +323,8 @@ def test_more_than_2_to_the_31_elements_are_counted_and_indexed_in_64_bits():
     assert st[-1:].numpy().shape == (1, 1 << 15)
     import breccia.arrays.numpy as xp
 
-    index = xp.flat_index((2, 2), (1 << 40) + 3, (1 << 33, 1))
+    high, low = xp.flat_index((2, 2), (1 << 40) + 3, (1 << 33, 1), data)
+    index = high.astype(np.uint64) << np.uint64(32) | low
     assert index.tolist() == [[(1 << 40) + 3, (1 << 40) + 4], [(1 << 40) + (1 << 33) + 3, (1 << 40) + (1 << 33) + 4]]
 
 

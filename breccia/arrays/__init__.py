@@ -30,7 +30,7 @@ _LIBRARIES = ("numpy", "torch", "jax", "mlx")
 class Primitives(Protocol):
     """What numerics asks of an array library.
 
-    dtypes are named by strings in NumPy's spelling, ml_dtypes' included. `block` has one entry for each axis; None spans
+    dtypes are named by strings in NumPy's spelling, or ml_dtypes'. `block` has one entry for each axis; None spans
     the axis. Functions return arrays of the library, on the device of their arguments, and wait for no device; only
     `any` may. Every function works where the library traces (jit, vmap, FakeTensor), except `any`, which then raises.
 

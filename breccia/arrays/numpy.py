@@ -169,7 +169,10 @@ def concat(arrays: Sequence[Array], axis: int) -> Array:
 
 
 def flat_index(
-    shape: tuple[int, ...], offset: int, strides: tuple[int, ...], like: Array  # noqa: ARG001 - one device
+    shape: tuple[int, ...],
+    offset: int,
+    strides: tuple[int, ...],
+    like: Array,  # noqa: ARG001 - one device
 ) -> tuple[Array, Array]:
     """(high, low) words of offset + sum of index * stride, in `shape`."""
     index = np.full(shape, offset, np.uint64)
@@ -389,7 +392,9 @@ def to_numpy(x: Array) -> Array:
 def from_numpy(x: Any, device: Any = None) -> Array:
     """The array itself; raises UnsupportedError for another device than the host."""
     if device not in (None, "cpu"):
-        raise UnsupportedError(f"NumPy's arrays lie in the host's memory, not on {device!r}; allowed: device=None, 'cpu'")
+        raise UnsupportedError(
+            f"NumPy's arrays lie in the host's memory, not on {device!r}; allowed: device=None, 'cpu'"
+        )
     return np.asarray(x)
 
 

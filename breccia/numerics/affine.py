@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from breccia.arrays import Array, Primitives
+from typing import Any
+
+from breccia.arrays import Array, Primitives, Words
 from breccia.errors import FormatError, UnsupportedError
 from breccia.formats import Format, int8
 from breccia.numerics import bits as f32
@@ -28,7 +30,7 @@ Parts = tuple[Array, tuple[Array, ...], Array | None, Array | None]
 
 
 def quantize(
-    xp: Primitives, x: Array, recipe: Recipe, given: tuple[Array, ...], seed: int | None, index: Array | None
+    xp: Primitives, x: Array, recipe: Recipe, given: tuple[Array, ...], seed: Any, index: Words | None
 ) -> Parts:
     """(elements, scales, zero point, offset) of float32 x.
 
@@ -41,10 +43,9 @@ def quantize(
     block = recipe.blocks(rank)[-1]
     x, low, high, bad = _range(xp, x, recipe)
     if recipe.zero_point is not None:
-        zero = xp.full((1,) * rank, 0.0, "float32")
         # By sign bits, as a host that flushes takes subnormals for zero.
-        low = xp.where((xp.bitcast(low, "uint32") >> 31) == 1, low, zero)
-        high = xp.where((xp.bitcast(high, "uint32") >> 31) == 1, zero, high)
+        low = xp.where(xp.shift_right(xp.bitcast(low, "uint32"), 31) == 1, low, 0.0)
+        high = xp.where(xp.shift_right(xp.bitcast(high, "uint32"), 31) == 1, 0.0, high)
     scales = given if len(given) == len(recipe.levels) else _scales(xp, low, high, bad, recipe, given, shape)
     safe = without_zeros(xp, combined_scales(xp, scales, recipe, shape))
     if recipe.zero_point is not None:
@@ -70,14 +71,13 @@ def _supported(recipe: Recipe) -> None:
 def _range(xp: Primitives, x: Array, recipe: Recipe) -> tuple[Array, Array, Array, Array]:
     block = recipe.blocks(len(xp.shape(x)))[-1]
     bad = xp.block_amax_bits(x, block) >= f32.INFINITY
-    if xp.any(bad):
-        refuse_nonfinite(recipe, xp.shape(x))
+    if not xp.surely_none(bad):
+        refuse_nonfinite(xp, bad, recipe, xp.shape(x))
         if recipe.policy.nonfinite == "saturate":
             x = clamp_infinity(xp, x)
             bad = xp.block_amax_bits(x, block) >= f32.INFINITY
     low, high = xp.block_range(x, block)
-    zero = xp.full((1,) * len(xp.shape(low)), 0.0, "float32")
-    return x, xp.where(bad, zero, low), xp.where(bad, zero, high), bad
+    return x, xp.where(bad, 0.0, low), xp.where(bad, 0.0, high), bad
 
 
 def _scales(
@@ -102,21 +102,21 @@ def _scales(
     poisoned = xp.bitcast(xp.where(bad, f32.NAN, span), "float32")
     outside = outer_product(xp, levels, recipe, shape, blocks[-1])
     inner = span_scales(poisoned, recipe, outside)
-    if xp.any(overflow):
-        half = xp.full((1,) * len(shape), 0.5, "float32")
+    if not xp.surely_none(overflow):
+        half = xp.full((1,) * len(shape), 0.5, "float32", span)
         halved = xp.add(xp.multiply(high, half), -xp.multiply(low, half))
         inner = xp.where(overflow, span_scales(halved, recipe, outside, share=0.5), inner)
     return (*levels, xp.reshape(inner, scale_shape(recipe.innermost, shape)))
 
 
 def _zero_points(xp: Primitives, low: Array, scale: Array, recipe: Recipe, dtype: Format) -> Array:
-    smallest = xp.full((1,) * len(xp.shape(low)), recipe.element.min, "float32")
+    smallest = xp.full((1,) * len(xp.shape(low)), recipe.element.min, "float32", low)
     ideal = xp.add(smallest, -xp.divide(low, scale))
     return bit_encode(xp, ideal, dtype, "rne", "saturate", None)
 
 
 def _around_zero(
-    xp: Primitives, x: Array, scale: Array, points: Array, recipe: Recipe, seed: int | None, index: Array | None
+    xp: Primitives, x: Array, scale: Array, points: Array, recipe: Recipe, seed: Any, index: Words | None
 ) -> Array:
     element = recipe.element
     if recipe.zero_point is None:
@@ -127,18 +127,16 @@ def _around_zero(
     zero = xp.convert(zero, "int32")
 
     def part(values: Array, *rest: Array) -> Array:
-        position = rest[0] if len(rest) == 3 else None
+        position = (rest[0], rest[1]) if len(rest) == 4 else None
         nearest = _rounded(xp, xp.divide(values, rest[-2]), element, recipe.policy.rounding, seed, position)
         codes = xp.minimum(xp.maximum(nearest + rest[-1], int(element.min)), int(element.max))
         return xp.convert(codes & ((1 << element.bits) - 1), "uint8")
 
-    operands = (x,) if index is None else (x, index)
+    operands = (x,) if index is None else (x, *index)
     return xp.map_blocks(part, operands, (scale, zero), recipe.blocks(len(xp.shape(x)))[-1], "uint8")
 
 
-def _rounded(
-    xp: Primitives, x: Array, element: Format, rounding: Rounding, seed: int | None, index: Array | None
-) -> Array:
+def _rounded(xp: Primitives, x: Array, element: Format, rounding: Rounding, seed: Any, index: Words | None) -> Array:
     """X rounded to integers, saturating where adding any zero point would leave the element's range anyway."""
     wide, dtype = (int8, "int8") if element.bits <= 6 else (_INT16, "int16")
     codes = encode(x, wide, rounding, "saturate", seed, index)
@@ -146,7 +144,7 @@ def _rounded(
 
 
 def _above_offset(
-    xp: Primitives, x: Array, low: Array, scale: Array, recipe: Recipe, seed: int | None, index: Array | None
+    xp: Primitives, x: Array, low: Array, scale: Array, recipe: Recipe, seed: Any, index: Words | None
 ) -> tuple[Array, Array]:
     if recipe.offset is None:
         raise FormatError(f"{recipe!r} has no offset")
@@ -156,9 +154,14 @@ def _above_offset(
     def part(values: Array, *rest: Array) -> Array:
         ratio = xp.divide(xp.add(values, -rest[-1]), rest[-2])
         return encode(
-            ratio, recipe.element, policy.rounding, policy.overflow, seed, rest[0] if len(rest) == 3 else None
+            ratio,
+            recipe.element,
+            policy.rounding,
+            policy.overflow,
+            seed,
+            (rest[0], rest[1]) if len(rest) == 4 else None,
         )
 
-    operands = (x,) if index is None else (x, index)
+    operands = (x,) if index is None else (x, *index)
     grids = (scale, decode(offsets, dtype))
     return offsets, xp.map_blocks(part, operands, grids, recipe.blocks(len(xp.shape(x)))[-1], "uint8")

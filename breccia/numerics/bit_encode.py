@@ -6,8 +6,10 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
 
+import numpy as np
+
 from breccia.arrays import Array, Primitives
-from breccia.errors import UnsupportedError
+from breccia.errors import RecipeError, UnsupportedError
 from breccia.formats import Format
 from breccia.numerics import bits as f32
 from breccia.numerics.rounding import shift_round
@@ -47,7 +49,7 @@ def _float(
     too_large = _overflow_code(fmt, overflow)
     codes = xp.where((codes > fmt.max_code) | (field == 255), too_large, codes)
     nan = (magnitude > f32.INFINITY) | ((codes == too_large) & (too_large == fmt.nan_code))
-    signed = codes | ((bits >> 31) << (fmt.bits - 1))
+    signed = codes | (xp.shift_right(bits, 31) << (fmt.bits - 1))
     if not fmt.has_negative_zero:
         signed = xp.where(codes == 0, 0, signed)
     nan_code = 0 if fmt.nan_code is None else fmt.nan_code
@@ -66,14 +68,14 @@ def _power_of_two(
     xp: Primitives, bits: Array, fmt: Format, rounding: Rounding, overflow: Overflow, random: Array | None
 ) -> Array:
     """E8M0 has no zero and no sign: what is not positive becomes NaN; positive values below 2**-127 become 2**-127."""
-    field, fraction = (bits >> 23) & 255, bits & f32.FRACTION
+    field, fraction = (bits & f32.MAGNITUDE) >> 23, bits & f32.FRACTION
     # 2**-127 is subnormal in float32; one place to the left it has the form of the normal numbers.
     significand = xp.where(field > 0, fraction | f32.HIDDEN, fraction << 1)
     count = shift_round(xp, significand, xp.where(field > 0, 23, 23), rounding, random)
     codes = xp.where(significand >= f32.HIDDEN, field + count - 1, 0)
     nan = 255 if fmt.nan_code is None else fmt.nan_code
     codes = xp.where((codes > fmt.max_code) | (field == 255), nan if overflow == "nan" else fmt.max_code, codes)
-    invalid = ((bits >> 31) == 1) | (bits == 0) | ((bits & f32.MAGNITUDE) > f32.INFINITY)
+    invalid = (xp.shift_right(bits, 31) == 1) | (bits == 0) | ((bits & f32.MAGNITUDE) > f32.INFINITY)
     return xp.where(invalid, nan, codes)
 
 
@@ -89,7 +91,7 @@ def _integer(xp: Primitives, bits: Array, fmt: Format, rounding: Rounding, rando
     positive = xp.minimum(count, fmt.max_code)
     negative = xp.minimum(count, (1 << (fmt.bits - 1)) if fmt.signed else 0)
     two_complement = ((1 << fmt.bits) - negative) & ((1 << fmt.bits) - 1)
-    codes = xp.where((bits >> 31) == 1, two_complement, positive)
+    codes = xp.where(xp.shift_right(bits, 31) == 1, two_complement, positive)
     return xp.where(magnitude > f32.INFINITY, 0, codes)
 
 
@@ -132,20 +134,28 @@ def _codebook(xp: Primitives, x: Array, bits: Array, fmt: Format, rounding: Roun
     """
     keys, order = _thresholds(fmt, "rne" if rounding == "stochastic" else rounding)
     if rounding == "stochastic":
-        rank = _stochastic_rank(xp, x, fmt, order, random)
+        rank = _stochastic_rank(xp, x, fmt, random)
     else:
-        rank = xp.searchsorted(xp.constant(keys, "int32"), sortable(xp, bits))
-    codes = xp.take(xp.constant(order, "uint8"), rank)
+        rank = xp.searchsorted(np.array(keys, np.int32), sortable(xp, bits))
+    codes = xp.take(np.array(order, np.uint8), rank)
     zero = min(range(len(fmt.codebook)), key=lambda code: abs(fmt.codebook[code]))
     return xp.where((bits & f32.MAGNITUDE) > f32.INFINITY, zero, codes)
 
 
-def _stochastic_rank(xp: Primitives, x: Array, fmt: Format, order: tuple[int, ...], random: Array | None) -> Array:
-    values = [fmt.codebook[code] for code in order]
-    table = xp.constant(values, "float64")
-    wide = xp.minimum(xp.maximum(xp.convert(x, "float64"), values[0]), values[-1])
-    wide = xp.where(wide == wide, wide, 0.0)
-    below = xp.minimum(xp.searchsorted(table, wide) - 1, len(values) - 2)
-    low, high = xp.take(table, below), xp.take(table, below + 1)
-    up = xp.convert(random, "float64") * (high - low) < (wide - low) * 2.0**32
-    return below + xp.convert(up, "int64")
+def _stochastic_rank(xp: Primitives, x: Array, fmt: Format, random: Array | None) -> Array:
+    """The rank of one of the two neighbours: of the upper one with probability (x - lower) / (upper - lower), rounded
+    to float32.
+    """
+    if random is None:
+        raise RecipeError("stochastic rounding needs random bits; pass a seed")
+    values = np.sort(np.array(fmt.codebook, np.float32))
+    keys = np.array([_sortable(f32.float32_bits(float(v))) for v in values], np.int32)
+    key = sortable(xp, xp.bitcast(x, "uint32"))
+    last = len(values) - 1
+    below = xp.minimum(xp.maximum(xp.searchsorted(keys, key) - 1, 0), last - 1)
+    inside = xp.where(key < int(keys[0]), float(values[0]), xp.where(key > int(keys[last]), float(values[last]), x))
+    distance = xp.add(inside, -xp.take(values[:last], below))
+    share = xp.divide(distance, xp.take(values[1:] - values[:last], below))
+    draw = xp.convert(xp.shift_right(random, 8), "float32")
+    up = draw < xp.multiply(share, xp.full((1,) * len(xp.shape(x)), 2.0**24, "float32", x))
+    return below + xp.convert(up, xp.dtype_name(below))

@@ -6,12 +6,12 @@ import struct
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from breccia.arrays import Array, Primitives, namespace
 from breccia.errors import DTypeError, FormatError, UnsupportedError
 from breccia.formats import Format
 from breccia.numerics.bits import NAN, float32_bits
-
-_NATIVE = {"float32", "float16", "bfloat16"}
 
 
 def decode(codes: Any, fmt: Format) -> Array:
@@ -37,31 +37,34 @@ def decode(codes: Any, fmt: Format) -> Array:
         return _wide(xp, codes, fmt, name)
     if name != "uint8":
         raise DTypeError(f"codes of {fmt.name} are uint8, not {name}; take the bits with .view(np.uint8)")
-    if fmt.bits < 8 and xp.any(codes >= (1 << fmt.bits)):
+    if fmt.bits < 8 and xp.surely_any(codes >= (1 << fmt.bits)):
         raise FormatError(
             f"a code is outside {fmt.name}, whose codes are 0 to {(1 << fmt.bits) - 1}; mask with & first"
         )
-    return xp.take(_table(xp, fmt), codes)
+    return xp.take(table(fmt), codes)
 
 
 @lru_cache(maxsize=128)
-def _table(xp: Primitives, fmt: Format) -> Array:
+def table(fmt: Format) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """float32 values of every byte (or, of a wide format, every 16-bit pattern); NaN where a byte is no code."""
     bits = code_bits(fmt) if fmt.bits <= 8 else _code_bits_16(fmt)
-    return xp.bitcast(xp.constant(bits, "uint32"), "float32")
+    padded = (*bits, *(NAN for _ in range(256 - len(bits))))
+    values = np.array(padded, np.uint32).view(np.float32)
+    values.setflags(write=False)
+    return values
 
 
 def _wide(xp: Primitives, codes: Array, fmt: Format, name: str) -> Array:
-    if name == fmt.name == "float32":
-        return codes
+    if name == fmt.name:
+        return xp.as_float32(codes)
     if name not in (fmt.name, f"uint{fmt.bits}"):
         raise DTypeError(f"codes of {fmt.name} are {fmt.name} or uint{fmt.bits}, not {name}")
-    codes = xp.bitcast(codes, f"uint{fmt.bits}")
     if fmt.bits == 32:
         return xp.bitcast(codes, "float32")
     codes = xp.convert(codes, "uint32")
     if fmt.exponent_bits == 8:
         return xp.bitcast(codes << 16, "float32")
-    return xp.take(_table(xp, fmt), codes)
+    return xp.take(table(fmt), codes)
 
 
 @lru_cache(maxsize=64)

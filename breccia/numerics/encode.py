@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from breccia.arrays import Array, Primitives, namespace
+from breccia.arrays import Array, Primitives, Words, namespace
 from breccia.errors import RecipeError
 from breccia.formats import Format
 from breccia.numerics import tables
@@ -18,8 +18,8 @@ def encode(
     fmt: Format,
     rounding: Rounding = "rne",
     overflow: Overflow = "saturate",
-    seed: int | None = None,
-    index: Array | None = None,
+    seed: Any = None,
+    index: Words | None = None,
 ) -> Array:
     """The codes of `x` in `fmt`: unsigned bit patterns (uint8, uint16 or uint32) of the same shape.
 
@@ -27,7 +27,8 @@ def encode(
     overflow: `saturate` writes the largest finite value for what is too large, infinity included; `nan` writes what the
         format has for it: its infinity, else its NaN, else the largest value. NaN becomes NaN, or code 0 where the
         format has none (`quantize` then gives the block a NaN scale). Integers always saturate.
-    seed, index: for stochastic rounding: a 64-bit key, and the flat index (uint64) of each element in the whole tensor.
+    seed, index: for stochastic rounding: a 64-bit key, a Python integer or an integer array of one entry, and the
+        (high, low) words of each element's flat index in the whole tensor, by default in x.
 
     Raises RecipeError for stochastic rounding without a seed, UnsupportedError for formats wider than float32.
 
@@ -43,16 +44,17 @@ def encode(
         return bit_encode(xp, x, fmt, rounding, overflow, _random(xp, x, seed, index))
     if xp.TABLES and fmt.bits <= 8 and fmt.kind != "codebook":
         return tables.encode(xp, x, fmt, rounding, overflow)
-    return bit_encode(xp, x, fmt, rounding, overflow, None)
+    codes = xp.native_encode(x, fmt, rounding, overflow)
+    return bit_encode(xp, x, fmt, rounding, overflow, None) if codes is None else codes
 
 
-def _random(xp: Primitives, x: Array, seed: int | None, index: Array | None) -> Array:
+def _random(xp: Primitives, x: Array, seed: Any, index: Words | None) -> Array:
     if seed is None:
         raise RecipeError("stochastic rounding needs a seed: pass seed=<integer>; the same seed gives the same codes")
     if index is None:
         shape = xp.shape(x)
-        index = xp.flat_index(shape, 0, row_major_strides(shape))
-    return random_bits(xp, seed, index)
+        index = xp.flat_index(shape, 0, row_major_strides(shape), x)
+    return random_bits(xp, xp.seed_words(seed, x), index)
 
 
 def row_major_strides(shape: tuple[int, ...]) -> tuple[int, ...]:

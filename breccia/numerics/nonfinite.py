@@ -8,9 +8,9 @@ from breccia.numerics import bits as f32
 from breccia.recipes import Recipe
 
 
-def refuse_nonfinite(recipe: Recipe, shape: tuple[int, ...]) -> None:
-    """Raise FormatError if the policy forbids NaN and infinity."""
-    if recipe.policy.nonfinite == "error":
+def refuse_nonfinite(xp: Primitives, bad: Array, recipe: Recipe, shape: tuple[int, ...]) -> None:
+    """Raise FormatError if the policy forbids NaN and infinity and `bad` has one. Only this policy waits for values."""
+    if recipe.policy.nonfinite == "error" and xp.any(bad):
         raise FormatError(
             f"x of shape {shape} holds NaN or infinity, and the policy of {recipe!r} is nonfinite='error'; "
             "clean x, or use nonfinite='poison' or 'saturate'"

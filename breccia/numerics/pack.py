@@ -34,7 +34,7 @@ def pack(codes: Array, fmt: Format) -> Array:
     if fmt.bits not in (4, 6):
         return codes
     xp = namespace(codes)
-    if xp.any(codes >= (1 << fmt.bits)):
+    if xp.surely_any(codes >= (1 << fmt.bits)):
         raise FormatError(
             f"a code is outside {fmt.name}, whose codes are 0 to {(1 << fmt.bits) - 1}; mask with & first"
         )

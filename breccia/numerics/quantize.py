@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from breccia.arrays import Array, Primitives, namespace
+from breccia.arrays import Array, Primitives, Words, namespace
+from breccia.arrays.numpy import words
 from breccia.errors import RecipeError, ShapeError
 from breccia.numerics import affine
 from breccia.numerics import bits as f32
@@ -27,7 +28,13 @@ from breccia.recipes import Block, Recipe
 
 IndexOffset = int | tuple[int, tuple[int, ...]] | Array
 """Where a tile lies in its tensor: the flat index of its first element (if rows are whole), that and the strides of
-the axes, or the flat index of every element."""
+the axes, or the flat index of every element (NumPy's uint64)."""
+
+
+_NO_GRADIENT = (
+    "breccia.cast has no gradient: it stores codes. Use breccia.cast_ste (straight-through) where gradients should "
+    "pass, or cast a detached array: x.detach() in PyTorch, stop_gradient(x) in JAX and MLX"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +54,7 @@ def quantize(
     recipe: Recipe,
     *,
     scales: tuple[Array, ...] | None = None,
-    seed: int | None = None,
+    seed: Any = None,
     index_offset: IndexOffset | None = None,
 ) -> Components:
     """Encode `x` by `recipe` and its policy.
@@ -55,13 +62,15 @@ def quantize(
     x: array of rank 1 or more and any real dtype, taken to float32 first; blocks may be partial at the end of an axis.
     scales: scales already known, outermost first: all outer levels (so that a tile can be encoded alone), or all levels
         (static scaling). In storage dtypes and shapes.
-    seed: key of stochastic rounding; index_offset: where a tile lies in its tensor, see `IndexOffset`.
+    seed: key of stochastic rounding, a Python integer or an integer array of one entry; index_offset: where a tile
+        lies in its tensor, see `IndexOffset`.
 
     A block with NaN (and infinity, unless the policy saturates it) gets a NaN scale. Where all scales are given and the
     element has a NaN, the scale stays and the element alone becomes NaN.
 
     Raises ShapeError for rank 0 or scales of the wrong shape, DTypeError for complex input, FormatError for NaN or
-    infinity under `nonfinite="error"`, RecipeError for stochastic rounding without a seed.
+    infinity under `nonfinite="error"`, RecipeError for stochastic rounding without a seed, GradientError where x is
+    differentiated.
 
     >>> from breccia import recipes
     >>> parts = quantize([[1.0, 2.0, 12.0]], recipes.mxfp4)
@@ -69,10 +78,10 @@ def quantize(
     ([[1, 2, 7]], [[128]])
     """
     xp = namespace(x)
-    x = xp.as_float32(x)
+    x = xp.as_float32(xp.refuse_gradient(x, _NO_GRADIENT))
     rank_of(xp, x)
     given = check_given(xp, scales, recipe, xp.shape(x))
-    index = _index(xp, recipe, xp.shape(x), index_offset)
+    index = _index(xp, recipe, x, index_offset)
     if recipe.zero_point is not None or recipe.offset is not None:
         elements, levels, zero_point, offset = affine.quantize(xp, x, recipe, given, seed, index)
         return Components(elements, levels, zero_point, offset)
@@ -104,25 +113,26 @@ def check_given(
     return given
 
 
-def _index(xp: Primitives, recipe: Recipe, shape: tuple[int, ...], offset: IndexOffset | None) -> Array | None:
+def _index(xp: Primitives, recipe: Recipe, x: Array, offset: IndexOffset | None) -> Words | None:
     if recipe.policy.rounding != "stochastic":
         return None
+    shape = xp.shape(x)
     if offset is None or isinstance(offset, int):
-        return xp.flat_index(shape, offset or 0, row_major_strides(shape))
+        return xp.flat_index(shape, offset or 0, row_major_strides(shape), x)
     if isinstance(offset, tuple):
-        return xp.flat_index(shape, offset[0], offset[1])
-    return offset
+        return xp.flat_index(shape, offset[0], offset[1], x)
+    return words(offset)
 
 
 def _checked(xp: Primitives, x: Array, recipe: Recipe, block: Block) -> tuple[Array, Array]:
     """(x with infinities clamped if the policy says so, amax bits of its blocks)."""
     bits = xp.block_amax_bits(x, block)
-    if not xp.any(bits >= f32.INFINITY):
+    bad = bits >= f32.INFINITY
+    if xp.surely_none(bad):
         return x, bits
-    refuse_nonfinite(recipe, xp.shape(x))
+    refuse_nonfinite(xp, bad, recipe, xp.shape(x))
     if recipe.policy.nonfinite == "saturate":
-        x = clamp_infinity(xp, x)
-        bits = xp.block_amax_bits(x, block)
+        return clamp_infinity(xp, x), xp.where(bits == f32.INFINITY, f32.LARGEST, bits)
     return x, bits
 
 
@@ -133,7 +143,7 @@ def _missing_outer(
         return ()
     shape = xp.shape(x)
     blocks = recipe.blocks(len(shape))
-    clean = not xp.any(amax_bits >= f32.INFINITY)
+    clean = xp.surely_none(amax_bits >= f32.INFINITY)
     found: tuple[Array, ...] = ()
     for i, level in enumerate(recipe.levels[:-1]):
         if clean:
@@ -157,31 +167,34 @@ def _innermost(
 
 
 def _with_given_scales(
-    xp: Primitives, x: Array, recipe: Recipe, given: tuple[Array, ...], seed: int | None, index: Array | None
+    xp: Primitives, x: Array, recipe: Recipe, given: tuple[Array, ...], seed: Any, index: Words | None
 ) -> Components:
     inner = recipe.blocks(len(xp.shape(x)))[-1]
     x, amax_bits = _checked(xp, x, recipe, inner)
     bad = amax_bits >= f32.INFINITY
-    if recipe.element.has_nan and xp.any(bad):
+    if xp.surely_none(bad):
+        pass
+    elif recipe.element.has_nan:
         bits = xp.bitcast(x, "uint32")
         x = xp.bitcast(xp.where((bits & f32.MAGNITUDE) >= f32.INFINITY, f32.NAN, bits), "float32")
-    elif xp.any(bad):
+    else:
         bad = xp.reshape(bad, scale_shape(recipe.innermost, xp.shape(x)))
         given = (*given[:-1], poison(xp, given[-1], bad, recipe.innermost.dtype))
     return Components(_elements(xp, x, recipe, given, seed, index), given)
 
 
 def _elements(
-    xp: Primitives, x: Array, recipe: Recipe, scales: tuple[Array, ...], seed: int | None, index: Array | None
+    xp: Primitives, x: Array, recipe: Recipe, scales: tuple[Array, ...], seed: Any, index: Words | None
 ) -> Array:
     policy, element = recipe.policy, recipe.element
     total = without_zeros(xp, combined_scales(xp, scales, recipe, xp.shape(x)))
 
     def encode_part(values: Array, *rest: Array) -> Array:
         ratio = xp.divide(values, rest[-1])
-        return encode(ratio, element, policy.rounding, policy.overflow, seed, rest[0] if len(rest) == 2 else None)
+        position = (rest[0], rest[1]) if len(rest) == 3 else None
+        return encode(ratio, element, policy.rounding, policy.overflow, seed, position)
 
-    operands = (x,) if index is None else (x, index)
+    operands = (x,) if index is None else (x, *index)
     return xp.map_blocks(encode_part, operands, (total,), recipe.blocks(len(xp.shape(x)))[-1], _code_dtype(recipe))
 
 

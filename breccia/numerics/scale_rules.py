@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import lru_cache
 from math import prod
 from typing import Any
+
+import numpy as np
 
 from breccia.arrays import Array, Primitives, namespace
 from breccia.errors import FormatError, RecipeError, ShapeError
@@ -34,7 +37,7 @@ def finite_amax(x: Any, block: Block | None) -> Array:
     xp = namespace(x)
     x = xp.as_float32(x)
     finite = (xp.bitcast(x, "uint32") & f32.MAGNITUDE) < f32.INFINITY
-    return block_amax(xp.where(finite, x, xp.full((1,) * rank_of(xp, x), 0.0, "float32")), block)
+    return block_amax(xp.where(finite, x, 0.0), block)
 
 
 def rank_of(xp: Primitives, x: Array) -> int:
@@ -138,7 +141,7 @@ def _exact(
 
 
 def _number(xp: Primitives, like: Array, value: Fraction) -> Array:
-    bits = xp.full((1,) * len(xp.shape(like)), f32.float32_bits(value), "uint32")
+    bits = xp.full((1,) * len(xp.shape(like)), f32.float32_bits(value), "uint32", like)
     return xp.bitcast(bits, "float32")
 
 
@@ -186,9 +189,13 @@ def _codes(xp: Primitives, values: Array, dtype: Format) -> Array:
 
 def _at_least(xp: Primitives, codes: Array, dtype: Format, smallest: float | None) -> Array:
     """Codes of positive values order as the values do, so that the floor is a maximum of codes."""
-    bits = f32.float32_bits(dtype.smallest_positive if smallest is None else smallest)
-    floor = int(_codes(xp, xp.bitcast(xp.full((1,), bits, "uint32"), "float32"), dtype)[0])
-    return xp.maximum(codes, floor)
+    return xp.maximum(codes, _code_of(dtype.smallest_positive if smallest is None else smallest, dtype))
+
+
+@lru_cache(maxsize=256)
+def _code_of(value: float, dtype: Format) -> int:
+    bits = np.array([f32.float32_bits(value)], np.uint32)
+    return int(_codes(namespace(bits), bits.view(np.float32), dtype)[0])
 
 
 def _zero_code(dtype: Format, rule: str) -> int:
@@ -205,7 +212,7 @@ def _code_of_one(dtype: Format) -> int:
 
 def poison(xp: Primitives, scales: Array, bad: Array, dtype: Format) -> Array:
     """Stored scales with NaN where `bad`."""
-    if not xp.any(bad):
+    if xp.surely_none(bad):
         return scales
     width = max(8, dtype.bits)
     return stored(xp, _poisoned(xp, xp.bitcast(scales, f"uint{width}"), bad, dtype), dtype)
@@ -213,7 +220,7 @@ def poison(xp: Primitives, scales: Array, bad: Array, dtype: Format) -> Array:
 
 def _poisoned(xp: Primitives, codes: Array, bad: Array, dtype: Format) -> Array:
     if dtype.nan_code is None:
-        if xp.any(bad):
+        if not xp.surely_none(bad) and xp.any(bad):
             raise FormatError(
                 f"x holds NaN or infinity, and scales of {dtype.name} cannot say so; "
                 "clean x, or use a float scale format"
@@ -313,8 +320,4 @@ def update_history(history: Any, amax: Any) -> Array:
     """The amax history one step on: the oldest entry (first) leaves, `amax` enters last; a new array."""
     xp = namespace(history)
     history, newest = xp.as_float32(history), xp.as_float32(amax)
-    length = xp.shape(history)[0]
-    index = xp.flat_index((length,), 0, (1,))
-    older = xp.take_first_axis(history, (index + 1) % length)
-    last = xp.reshape(index == length - 1, (length,) + (1,) * (len(xp.shape(history)) - 1))
-    return xp.where(last, newest, older)
+    return xp.concat([history[1:], xp.reshape(newest, (1, *xp.shape(history)[1:]))], 0)
