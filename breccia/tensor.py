@@ -1,25 +1,28 @@
-"""ScaledTensor: a block-scaled tensor as one frozen value."""
+"""ScaledTensor: a block-scaled tensor as one frozen value, its arrays those of NumPy, PyTorch, JAX or MLX."""
 
 from __future__ import annotations
 
+import sys
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, cast
 
 import ml_dtypes
 import numpy as np
 
-from breccia.errors import DTypeError, RecipeError, ShapeError
+from breccia.arrays import Array, Primitives, library, namespace, primitives_of, transfer
+from breccia.errors import DTypeError, RecipeError, ShapeError, UnsupportedError
 from breccia.layouts import BlockLayout, Layout, of_recipe
-from breccia.numerics import Components, blocks, pack, unpack
+from breccia.numerics import Components, blocks, decode, pack, unpack
 from breccia.numerics import dequantize as dequantize_components
 from breccia.numerics import quantize as quantize_array
 from breccia.numerics.fast import dequantize_storage
-from breccia.numerics.scale_rules import scale_shape
-from breccia.numerics.storage import Array, Shape, element_storage, level_storage, storage_dtype
+from breccia.numerics.given import Side, array_like, check_zero_point, given_levels, innermost_array, level_arrays
+from breccia.numerics.storage import Shape, element_storage, storage_dtype
 from breccia.recipes import Recipe, normalize_axis
 
-_LOGICAL = ("float32", "bfloat16", "float16", "float64")
+_LOGICAL = {name: np.dtype(getattr(ml_dtypes, name, name)) for name in ("float32", "bfloat16", "float16", "float64")}
 
 
 class ScaledTensor:
@@ -28,8 +31,10 @@ class ScaledTensor:
     Invariants, checked on construction: `data` is canonical storage (row-major; 4-bit elements two a byte, low nibble
     first along the last axis; 6-bit elements four in three bytes; others one a byte); `scales` has one array for each
     level of `recipe`, outermost first, in the level's storage dtype and shape; `zero_point` and `offset` are there
-    exactly if the recipe has them, in the innermost scales' shape; `layout` says the same blocks as `recipe`.
-    Frozen. Offsets are 64-bit: more than 2**31 elements are fine.
+    exactly if the recipe has them, in the innermost scales' shape; `layout` says the same blocks as `recipe`; all
+    arrays belong to one library and lie on one device. Frozen. Offsets are 64-bit: more than 2**31 elements are fine.
+
+    A pytree where PyTorch or JAX is loaded: its arrays are the leaves, all else is static.
 
     data: element buffer: storage, or one code a byte, or an ml_dtypes array of the element format (a view of it).
     scale: innermost scales. recipe: how to decode. layout: 0.1's block descriptor, or None to take it from the recipe.
@@ -44,12 +49,11 @@ class ScaledTensor:
     [[1.0, 12.0, 0.0, 0.0]]
     """
 
-    __slots__ = ("_frozen", "data", "dtype", "layout", "offset", "recipe", "scales", "shape", "zero_point")
+    __slots__ = ("_layout", "data", "dtype", "offset", "recipe", "scales", "shape", "zero_point")
 
     data: Array
     scales: tuple[Array, ...]
     recipe: Recipe
-    layout: Layout
     zero_point: Array | None
     offset: Array | None
     shape: Shape
@@ -69,24 +73,41 @@ class ScaledTensor:
         offset: Any = None,
     ) -> None:
         recipe = _checked_recipe(recipe)
-        _array_like(data, "data")
-        if data.ndim < 1:
-            raise ShapeError(f"data must be at least 1-D, got {data.ndim}-D; reshape it to (1,) first")
-        levels = _levels(scale, scales, recipe)
-        _check_zero_point(zero_point, levels[-1], recipe)
-        storage, logical = element_storage(data, recipe, levels[-1], shape)
-        self._set("data", storage)
-        self._set("shape", logical)
-        self._set("recipe", recipe)
-        self._set("dtype", logical_dtype(dtype))
-        self._set("scales", _level_arrays(levels, recipe, logical))
-        self._set("zero_point", _innermost_array(zero_point, "zero_point", recipe.zero_point, recipe, logical))
-        self._set("offset", _innermost_array(offset, "offset", recipe.offset, recipe, logical))
-        self._set("layout", _checked_layout(layout, recipe, logical, self.scales[-1]))
-        self._set("_frozen", True)
+        array_like(data, "data")
+        if len(data.shape) < 1:
+            raise ShapeError(f"data must be at least 1-D, got {len(data.shape)}-D; reshape it to (1,) first")
+        xp = namespace(data)
+        levels = given_levels(scale, scales, recipe)
+        check_zero_point(zero_point, levels[-1], recipe)
+        side = Side(xp, data)
+        levels = tuple(None if a is None else side.array(a, "scales") for a in levels)
+        storage, logical = element_storage(xp, data, recipe, xp.shape(levels[-1]), shape)
+        self._fill(
+            storage,
+            level_arrays(xp, levels, recipe, logical, storage),
+            recipe,
+            innermost_array(side, zero_point, "zero_point", recipe.zero_point, recipe, logical),
+            innermost_array(side, offset, "offset", recipe.offset, recipe, logical),
+            logical,
+            logical_dtype(dtype),
+        )
+        object.__setattr__(self, "_layout", _checked_layout(layout, recipe, logical, self.scales[-1]))
 
-    def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)
+    def _fill(
+        self, data: Array, scales: tuple[Array, ...], recipe: Recipe, zero_point: Any, offset: Any, shape: Shape,
+        dtype: np.dtype[Any],
+    ) -> None:  # fmt: skip
+        put = object.__setattr__
+        put(self, "data", data)
+        put(self, "scales", scales)
+        put(self, "recipe", recipe)
+        put(self, "zero_point", zero_point)
+        put(self, "offset", offset)
+        put(self, "shape", shape)
+        put(self, "dtype", dtype)
+        put(self, "_layout", None)
+        if len(_KNOWN_TO) < len(_TRANSFORMING):
+            _make_known()
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"ScaledTensor is frozen: cannot set {name!r}; construct a new one")
@@ -99,6 +120,23 @@ class ScaledTensor:
         return _rebuild, parts
 
     # -- what it is ----------------------------------------------------------------------------------------------------
+
+    @property
+    def layout(self) -> Layout:
+        """How the innermost scales cover the elements, in 0.1's words."""
+        if self._layout is None:
+            object.__setattr__(self, "_layout", _own_layout(self.recipe, len(self.shape)))
+        return cast(Layout, self._layout)
+
+    @property
+    def library(self) -> str:
+        """The library whose arrays these are: "numpy", "torch", "jax" or "mlx"."""
+        return library(self.data)
+
+    @property
+    def device(self) -> Any:
+        """The device that the arrays lie on, as their library names it; None in NumPy."""
+        return namespace(self.data).device(self.data)
 
     @property
     def scale(self) -> Array:
@@ -125,8 +163,8 @@ class ScaledTensor:
     @property
     def nbytes(self) -> int:
         """Bytes of all components together."""
-        extra = [a for a in (self.zero_point, self.offset) if a is not None]
-        return int(self.data.nbytes) + sum(int(a.nbytes) for a in (*self.scales, *extra))
+        xp = namespace(self.data)
+        return xp.nbytes(self.data) + sum(xp.nbytes(a) for a in self._side_arrays())
 
     @property
     def bits_per_value(self) -> float:
@@ -134,38 +172,49 @@ class ScaledTensor:
         return 8 * self.nbytes / self.size if self.size else 0.0
 
     @property
-    def data_dtype(self) -> np.dtype[Any]:
+    def data_dtype(self) -> Any:
         """The dtype of element storage (0.1's name)."""
         return self.data.dtype
 
     @property
-    def scale_dtype(self) -> np.dtype[Any]:
+    def scale_dtype(self) -> Any:
         """The dtype of the innermost scales (0.1's name)."""
         return self.scale.dtype
 
     def codes(self) -> Array:
         """Unpacked element codes: unsigned bit patterns in the logical shape."""
-        if self.data.dtype == np.int8:
-            return self.data.view(np.uint8)
-        return self.data if self.recipe.element.bits > 8 else unpack(self.data, self.recipe.element, self.shape[-1])
+        element = self.recipe.element
+        if element.bits > 8:
+            return self.data
+        if storage_dtype(element) == "int8":
+            return namespace(self.data).bitcast(self.data, "uint8")
+        return unpack(self.data, element, self.shape[-1])
 
     def components(self) -> Components:
         """The parts as `numerics` takes them."""
         return Components(self.codes(), self.scales, self.zero_point, self.offset)
 
     def __repr__(self) -> str:
-        scales = ", ".join(f"{s.dtype}{list(s.shape)}" for s in self.scales)
+        try:
+            xp = namespace(self.data)
+        except DTypeError:  # a library's transformation put something else into the leaves
+            return f"breccia.ScaledTensor(shape={self.shape}, recipe={self.recipe!r}, data={self.data!r})"
+        scales = ", ".join(f"{xp.dtype_name(s)}{list(xp.shape(s))}" for s in self.scales)
+        where = "" if self.library == "numpy" else f"library={self.library}, device={self.device}, "
         return (
             f"breccia.ScaledTensor(shape={self.shape}, dtype={self.dtype}, recipe={self.recipe!r}, "
-            f"layout={self.layout!r}, data={self.data.dtype}{list(self.data.shape)}, scales=[{scales}], "
-            f"{self.bits_per_value:.4g} bits per value)"
+            f"layout={self.layout!r}, {where}data={xp.dtype_name(self.data)}{list(xp.shape(self.data))}, "
+            f"scales=[{scales}], {self.bits_per_value:.4g} bits per value)"
         )
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __eq__(self, other: object) -> bool:
-        """True where both decode alike by type and hold the same bits; bits, not values: NaN equals the same NaN."""
+        """True where both decode alike by type and hold the same bits, in whatever libraries; NaN equals the same NaN.
+
+        Waits for the devices of both.
+        """
         if not isinstance(other, ScaledTensor):
             return NotImplemented
         if self._key() != other._key():
@@ -174,7 +223,8 @@ class ScaledTensor:
         return len(mine) == len(theirs) and all(a.tobytes() == b.tobytes() for a, b in zip(mine, theirs, strict=True))
 
     def __hash__(self) -> int:
-        return hash((self._key(), *(zlib.crc32(s.tobytes()) for s in self.scales if s.size)))
+        xp = namespace(self.data)
+        return hash((self._key(), *(zlib.crc32(xp.to_numpy(s).tobytes()) for s in self.scales)))
 
     def _key(self) -> tuple[Any, ...]:
         recipe = self.recipe
@@ -183,31 +233,56 @@ class ScaledTensor:
         points = (recipe.zero_point, recipe.offset)
         return self.shape, self.dtype.name, recipe.element.name, kinds, whole, recipe.blocks(self.ndim), points
 
-    def _arrays(self) -> list[Array]:
-        return [self.codes(), *self.scales, *(a for a in (self.zero_point, self.offset) if a is not None)]
+    def _arrays(self) -> list[Any]:
+        xp = namespace(self.data)
+        return [xp.to_numpy(a) for a in (self.codes(), *self._side_arrays())]
 
     # -- values --------------------------------------------------------------------------------------------------------
 
     def dequantize(self, dtype: Any = None) -> Array:
-        """The values, in `dtype` (this tensor's own if None): computed in float32, then rounded to nearest even."""
+        """The values, in `dtype` (this tensor's own if None): computed in float32, then rounded to nearest even.
+
+        An array of this tensor's library, on its device.
+        """
         target = self.dtype if dtype is None else logical_dtype(dtype)
-        values = dequantize_storage(self.data, self.shape, self.scales, self.recipe)
+        values = None
+        if isinstance(self.data, np.ndarray):
+            values = dequantize_storage(self.data, self.shape, self.scales, self.recipe)
         if values is None:
             values = dequantize_components(self.components(), self.recipe, self.shape)
-        if target == np.float32:
-            return values
-        with np.errstate(all="ignore"):
-            return values.astype(target)
+        return values if target.name == "float32" else namespace(values).convert(values, target.name)
 
-    def numpy(self) -> Array:
+    def numpy(self) -> np.ndarray[Any, np.dtype[Any]]:
         """The values as a NumPy array of this tensor's dtype."""
-        return self.dequantize()
+        values = self.dequantize()
+        return namespace(values).to_numpy(values)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         if copy is False:
             raise ValueError("a ScaledTensor holds no array of values; np.asarray has to make one (copy=None)")
-        values = self.dequantize()
+        values = self.numpy()
         return values if dtype is None else values.astype(dtype)
+
+    # -- another library or device -------------------------------------------------------------------------------------
+
+    def to(self, library: str | None = None, device: Any = None) -> ScaledTensor:
+        """The same tensor in another library, or on another device; memory is shared where both libraries can.
+
+        library: "numpy", "torch", "jax" or "mlx"; None for the present one. device: as that library names it, such as
+        "cuda:0", a `torch.device` or a `jax.Device`; None for where the arrays lie, if the library reaches it.
+
+        Raises DTypeError for an unknown library, UnsupportedError where it is not installed or has no such device.
+
+        >>> from breccia import recipes
+        >>> cast_array(np.ones((2, 64), np.float32), recipes.nvfp4).to("numpy").library
+        'numpy'
+        """
+        name = self.library if library is None else library
+        primitives_of(name)
+        move = [None if a is None else transfer(a, name, device) for a in (self.zero_point, self.offset)]
+        scales = tuple(transfer(s, name, device) for s in self.scales)
+        data = transfer(self.data, name, device)
+        return assembled(data, scales, self.recipe, move[0], move[1], self.shape, self.dtype)
 
     # -- same values, other shape --------------------------------------------------------------------------------------
 
@@ -228,9 +303,10 @@ class ScaledTensor:
         order = tuple(normalize_axis(a, self.ndim) for a in axes) or tuple(reversed(range(self.ndim)))
         if sorted(order) != list(range(self.ndim)):
             raise ShapeError(f"transpose axes {axes} are no permutation of the {self.ndim} axes of shape {self.shape}")
+        xp = namespace(self.data)
         return self._like(
-            self.codes().transpose(order),
-            [a if a.ndim == 0 else a.transpose(order) for a in self._side_arrays()],
+            xp.transpose(self.codes(), order),
+            [xp.transpose(a, order) if xp.shape(a) else a for a in self._side_arrays()],
             self.recipe.permuted(order),
         )
 
@@ -252,8 +328,11 @@ class ScaledTensor:
         """
         wanted = tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else tuple(shape)
         plan = blocks.reshape(self.shape, wanted, self.recipe)
-        side = [a if a.ndim == 0 else a.reshape(plan.lead + a.shape[plan.kept_from :]) for a in self._side_arrays()]
-        return self._like(self.codes().reshape(plan.shape), side, plan.recipe)
+        xp = namespace(self.data)
+        side = [
+            xp.reshape(a, plan.lead + xp.shape(a)[plan.kept_from :]) if xp.shape(a) else a for a in self._side_arrays()
+        ]
+        return self._like(xp.reshape(self.codes(), plan.shape), side, plan.recipe)
 
     def concat(self, *others: ScaledTensor, axis: int = 0) -> ScaledTensor:
         """This tensor and others behind each other along `axis`; see `concat`."""
@@ -275,10 +354,61 @@ class ScaledTensor:
         return from_components(Components(codes, tuple(side[:count]), zero_point, offset), recipe, self.dtype)
 
 
+def assembled(
+    data: Array, scales: tuple[Array, ...], recipe: Recipe, zero_point: Any, offset: Any, shape: Shape,
+    dtype: np.dtype[Any],
+) -> ScaledTensor:  # fmt: skip
+    """A ScaledTensor of components known to fit together: canonical storage, nothing checked."""
+    made = object.__new__(ScaledTensor)
+    made._fill(data, scales, recipe, zero_point, offset, shape, dtype)  # pyright: ignore[reportPrivateUsage]
+    return made
+
+
 def _rebuild(
     data: Array, scales: tuple[Array, ...], recipe: Recipe, zero_point: Any, offset: Any, shape: Shape, dtype: str
 ) -> ScaledTensor:
     return ScaledTensor(data, None, recipe, None, zero_point, shape=shape, dtype=dtype, scales=scales, offset=offset)
+
+
+# -- what libraries' transformations see -------------------------------------------------------------------------------
+
+Static = tuple[Recipe, Shape, str, int, bool, bool]
+
+_TRANSFORMING = ("torch", "jax")
+_KNOWN_TO: set[str] = set()
+
+
+def _make_known() -> None:
+    """Register ScaledTensor with the libraries that are loaded by now."""
+    for name in _TRANSFORMING:
+        if name not in _KNOWN_TO and sys.modules.get(name) is not None:
+            _KNOWN_TO.add(name)
+            with suppress(UnsupportedError):  # a library that cannot be imported transforms nothing
+                primitives_of(name).register_container(ScaledTensor, flatten, unflatten)
+
+
+def flatten(st: ScaledTensor) -> tuple[tuple[Any, ...], Static]:
+    """(arrays, what is static) of a ScaledTensor: elements, scales outermost first, zero point, offset."""
+    static = (
+        st.recipe, st.shape, st.dtype.name, len(st.scales), st.zero_point is not None, st.offset is not None,
+    )  # fmt: skip
+    extra = tuple(a for a in (st.zero_point, st.offset) if a is not None)
+    return (st.data, *st.scales, *extra), static
+
+
+def unflatten(static: Static, arrays: Sequence[Any]) -> ScaledTensor:
+    """The ScaledTensor of such parts. Transformations put all sorts of things in place of arrays: nothing is
+    checked.
+    """
+    recipe, shape, dtype, levels, has_zero_point, has_offset = static
+    rest = list(arrays)
+    data, scales, extra = rest[0], tuple(rest[1 : 1 + levels]), rest[1 + levels :]
+    zero_point = extra.pop(0) if has_zero_point else None
+    offset = extra.pop(0) if has_offset else None
+    return assembled(data, scales, recipe, zero_point, offset, shape, _LOGICAL[dtype])
+
+
+# -- checks ------------------------------------------------------------------------------------------------------------
 
 
 def _checked_recipe(recipe: object) -> Recipe:
@@ -292,83 +422,20 @@ def _checked_recipe(recipe: object) -> Recipe:
     return recipe
 
 
-def _array_like(x: object, what: str) -> None:
-    if not hasattr(x, "shape") or not hasattr(x, "dtype"):
-        raise DTypeError(f"{what} must be array-like with .shape and .dtype, got {type(x).__name__}")
-
-
-def _levels(scale: Any, scales: Sequence[Any] | None, recipe: Recipe) -> tuple[Any, ...]:
-    if scales is not None:
-        if scale is not None:
-            raise RecipeError("give scale (the innermost level) or scales (all levels, outermost first), not both")
-        if len(scales) != len(recipe.levels):
-            raise RecipeError(f"{recipe!r} has {len(recipe.levels)} levels; got {len(scales)} arrays of scales")
-        for array in scales:
-            _array_like(array, "scales")
-        return tuple(scales)
-    _array_like(scale, "scale")
-    return (*(None for _ in recipe.levels[1:]), scale)
-
-
-def _level_arrays(levels: tuple[Any, ...], recipe: Recipe, shape: Shape) -> tuple[Array, ...]:
-    arrays: list[Array] = []
-    for i, (level, given) in enumerate(zip(recipe.levels, levels, strict=True)):
-        what = "scale" if i == len(levels) - 1 else f"scales[{i}]"
-        needed = scale_shape(level, shape)
-        if given is None:
-            given = _ones(level.dtype, needed)
-        arrays.append(level_storage(given, level.dtype, needed, f"{what} of a {shape} tensor", recipe))
-    return tuple(arrays)
-
-
-def _ones(dtype: Any, shape: Shape) -> Array:
-    if dtype.bits > 8:
-        return np.ones(shape, np.dtype(dtype.name))
-    return np.full(shape, dtype.bias << dtype.mantissa_bits if dtype.kind == "float" else 1, np.uint8)
-
-
-def _check_zero_point(zero_point: Any, scale: Any, recipe: Recipe) -> None:
-    if zero_point is None:
-        return
-    if not hasattr(zero_point, "shape"):
-        raise DTypeError(f"zero_point must be array-like, got {type(zero_point).__name__}")
-    if tuple(zero_point.shape) != tuple(scale.shape):
-        raise ShapeError(
-            f"zero_point.shape ({tuple(zero_point.shape)}) must match scale.shape ({tuple(scale.shape)}) for {recipe!r}"
-        )
-
-
-def _innermost_array(given: Any, what: str, kind: Any, recipe: Recipe, shape: Shape) -> Array | None:
-    if (given is None) != (kind is None):
-        need = f"needs a {what}" if kind is not None else f"has no {what}, but one was given"
-        raise RecipeError(f"{recipe!r} ({recipe.describe()}) {need}; its shape is that of the scales")
-    if kind is None:
-        return None
-    if what == "zero_point":
-        given = _whole_zero_points(np.asarray(given), kind.dtype)
-    return level_storage(given, kind.dtype, scale_shape(recipe.innermost, shape), f"{what} of a {shape} tensor", recipe)
-
-
-def _whole_zero_points(given: Array, dtype: Any) -> Array:
-    """0.1 stored zero points in the scales' float dtype; whole numbers in range are taken as codes."""
-    if given.dtype.kind == "f" or given.dtype.name == "bfloat16":
-        whole = given.astype(np.float64)
-        if bool(np.all((whole == np.rint(whole)) & (whole >= dtype.min) & (whole <= dtype.max))):
-            return whole.astype(np.int64).astype(np.uint8) & np.uint8((1 << dtype.bits) - 1)
-    return given
+def _own_layout(recipe: Recipe, rank: int) -> BlockLayout:
+    own = getattr(recipe, "layout", None)
+    return own if isinstance(own, BlockLayout) and rank >= 2 else of_recipe(recipe, rank)
 
 
 def _checked_layout(layout: Layout | None, recipe: Recipe, shape: Shape, scale: Array) -> Layout:
-    own = getattr(recipe, "layout", None)
-    if not isinstance(own, BlockLayout) or len(shape) < 2:
-        own = of_recipe(recipe, len(shape))
+    own = _own_layout(recipe, len(shape))
     if layout is None:
         return own
     if not isinstance(layout, BlockLayout):
         raise DTypeError(
             f"layout must be a breccia layout such as PerBlockK(128), or None, got {type(layout).__name__}"
         )
-    if layout.scale_shape(shape) != scale.shape or layout.block(len(shape)) != recipe.blocks(len(shape))[-1]:
+    if layout.scale_shape(shape) != tuple(scale.shape) or layout.block(len(shape)) != recipe.blocks(len(shape))[-1]:
         raise ShapeError(
             f"layout {layout!r} does not say the blocks of {recipe!r} on shape {shape}; use {own!r} or None"
         )
@@ -376,30 +443,36 @@ def _checked_layout(layout: Layout | None, recipe: Recipe, shape: Shape, scale: 
 
 
 def logical_dtype(dtype: Any) -> np.dtype[Any]:
-    """The NumPy dtype of a logical dtype: float32, bfloat16, float16 or float64; DTypeError for any other.
+    """The NumPy dtype of a logical dtype, in any library's spelling: float32, bfloat16, float16 or float64.
+
+    Raises DTypeError for any other.
 
     >>> logical_dtype("bfloat16").itemsize
     2
     """
+    found = _LOGICAL.get(str(dtype).rpartition(".")[2])
+    if found is not None:
+        return found
     try:
-        found = np.dtype(ml_dtypes.bfloat16) if str(dtype) == "bfloat16" else np.dtype(dtype)
+        found = _LOGICAL.get(np.dtype(dtype).name)
     except TypeError:
         found = None
-    if found is None or found.name not in _LOGICAL:
+    if found is None:
         raise DTypeError(f"{dtype!r} cannot be the dtype of decoded values; allowed: {', '.join(_LOGICAL)}")
     return found
 
 
 def from_components(components: Components, recipe: Recipe, dtype: Any = "float32") -> ScaledTensor:
     """A ScaledTensor from what `numerics.quantize` returns: unpacked codes are packed."""
-    codes = np.asarray(components.elements)
-    if recipe.element.bits in (4, 6):
-        data = pack(codes, recipe.element)
-    else:
-        data = codes.view(storage_dtype(recipe.element))
-    return ScaledTensor(
-        data, None, recipe, None, components.zero_point,
-        shape=codes.shape, dtype=dtype, scales=components.scales, offset=components.offset,
+    codes = components.elements
+    xp = namespace(codes)
+    data = pack(codes, recipe.element)
+    kind = storage_dtype(recipe.element)
+    if kind != "uint8":
+        data = xp.bitcast(data, kind)
+    return assembled(
+        data, components.scales, recipe, components.zero_point, components.offset, xp.shape(codes),
+        logical_dtype(dtype),
     )  # fmt: skip
 
 
@@ -417,14 +490,15 @@ def from_buffer(
 
 
 def cast_array(
-    x: Any, recipe: Recipe, axis: int = -1, dtype: Any = None, seed: int | None = None, scale: Any = None
+    x: Any, recipe: Recipe, axis: int = -1, dtype: Any = None, seed: Any = None, scale: Any = None
 ) -> ScaledTensor:
     """Encode an array: the eager `cast`.
 
-    x: array of rank 1 or more and any real dtype. axis: where the recipe's last axis lies; it is recorded in the
-    recipe of the result. dtype: logical dtype of the result; by default that of x if float16 or bfloat16, else float32.
-    seed: for stochastic rounding. scale: known scales (static or delayed scaling): the innermost ones, or a tuple of
-    all levels, outermost first.
+    x: array of rank 1 or more and any real dtype, of any library; the result is of that library, on that device.
+    axis: where the recipe's last axis lies; it is recorded in the recipe of the result. dtype: logical dtype of the
+    result; by default that of x if float16 or bfloat16, else float32. seed: for stochastic rounding, an integer, or an
+    integer array of one entry. scale: known scales (static or delayed scaling): the innermost ones, or a tuple of all
+    levels, outermost first.
 
     Raises ShapeError for rank 0 or a bad axis, DTypeError for complex input or something that is no recipe, RecipeError
     where a static recipe gets no scale.
@@ -434,8 +508,6 @@ def cast_array(
     (8, 64)
     """
     recipe = _checked_recipe(recipe)
-    from breccia.arrays import namespace
-
     xp = namespace(x)
     rank = len(xp.shape(x))
     if rank == 0:
@@ -444,11 +516,11 @@ def cast_array(
     if dtype is None:
         name = xp.dtype_name(x)
         dtype = name if name in ("float16", "bfloat16") else "float32"
-    given = _given_scales(scale, recipe, tuple(xp.shape(x)))
+    given = _given_scales(xp, x, scale, recipe)
     return from_components(quantize_array(x, recipe, scales=given, seed=seed), recipe, dtype)
 
 
-def _given_scales(scale: Any, recipe: Recipe, shape: Shape) -> tuple[Array, ...] | None:
+def _given_scales(xp: Primitives, x: Any, scale: Any, recipe: Recipe) -> tuple[Array, ...] | None:
     if scale is None:
         if recipe.policy.amax == "static":
             raise RecipeError(f"{recipe!r} has static scales: pass scale=<the scale to multiply by>")
@@ -456,19 +528,24 @@ def _given_scales(scale: Any, recipe: Recipe, shape: Shape) -> tuple[Array, ...]
     levels = scale if isinstance(scale, tuple) else (*(None for _ in recipe.levels[1:]), scale)
     if len(levels) != len(recipe.levels):
         raise RecipeError(f"{recipe!r} has {len(recipe.levels)} levels; got {len(levels)} arrays of scales")
-    arrays = _level_arrays(tuple(None if a is None else np.asarray(a) for a in levels), recipe, shape)
+    like = xp.as_float32(x)
+    side = Side(xp, like)
+    made = tuple(None if a is None else side.array(_number(a), "scales") for a in levels)
+    arrays = level_arrays(xp, made, recipe, xp.shape(like), like)
     for level, array in zip(recipe.levels, arrays, strict=True):
-        from breccia.numerics import decode
-
         values = decode(array, level.dtype)
-        if bool(np.any(~(values > 0))) or bool(np.any(np.isinf(values))):
+        if xp.surely_any(~((values > 0) & (values < float("inf")))):
             raise RecipeError(
                 f"scales given for {recipe!r} must be positive and finite; a scale is what elements are multiplied by"
             )
     return arrays
 
 
-def requantize(st: ScaledTensor, recipe: Recipe, axis: int = -1, seed: int | None = None) -> ScaledTensor:
+def _number(given: Any) -> Any:
+    return np.asarray(given, np.float32) if isinstance(given, int | float | list) else given
+
+
+def requantize(st: ScaledTensor, recipe: Recipe, axis: int = -1, seed: Any = None) -> ScaledTensor:
     """The values of `st` encoded by another recipe; the logical dtype stays.
 
     >>> from breccia import recipes
@@ -493,6 +570,9 @@ def concat(tensors: Sequence[ScaledTensor], axis: int = 0) -> ScaledTensor:
     if not tensors:
         raise ShapeError("concat needs at least one tensor")
     first = tensors[0]
+    libraries = sorted({t.library for t in tensors})
+    if len(libraries) > 1:
+        raise DTypeError(f"concat needs tensors of one library, got {', '.join(libraries)}; move them with .to(...)")
     axis = normalize_axis(axis, first.ndim)
     blocks.check_concat([t.shape for t in tensors], [t.recipe for t in tensors], axis)
     sides = zip(*(t._side_arrays() for t in tensors), strict=True)  # pyright: ignore[reportPrivateUsage]
@@ -501,5 +581,5 @@ def concat(tensors: Sequence[ScaledTensor], axis: int = 0) -> ScaledTensor:
         blocks.join_grids(list(parts), level, first.ndim, axis, first.recipe)
         for parts, level in zip(sides, levels, strict=True)
     ]
-    codes = np.concatenate([t.codes() for t in tensors], axis=axis)
+    codes = namespace(first.data).concat([t.codes() for t in tensors], axis)
     return first._like(codes, joined, first.recipe)  # pyright: ignore[reportPrivateUsage]

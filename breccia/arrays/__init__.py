@@ -161,6 +161,12 @@ class Primitives(Protocol):
         """The library's array of a NumPy array's bits, on `device`; a view where memory can be shared."""
         ...
 
+    def from_dlpack(self, x: Any) -> Array | None:
+        """The library's array of another library's array on an accelerator that both reach, sharing its memory; None
+        where that cannot be, and for arrays in the host's memory, which `from_numpy` takes.
+        """
+        ...
+
     def register_container(self, cls: type, flatten: Callable[..., Any], unflatten: Callable[..., Any]) -> None:
         """Let the library's transformations look into objects of `cls`; twice is once.
 
@@ -200,3 +206,32 @@ def _namespace(name: str, given: str) -> Primitives:
     if importlib.util.find_spec(f"{__name__}.{name}") is None:
         raise UnsupportedError(f"arrays of {name} ({given}) are not supported yet; convert to NumPy first")
     return cast(Primitives, cast(object, importlib.import_module(f"{__name__}.{name}")))
+
+
+def primitives_of(name: str) -> Primitives:
+    """The primitives of a library by its name; DTypeError for an unknown one, UnsupportedError if it is not installed.
+
+    >>> primitives_of("numpy").shape([1.0])
+    (1,)
+    """
+    if name not in _LIBRARIES:
+        raise DTypeError(f"{name!r} is no array library that breccia knows; allowed: {', '.join(_LIBRARIES)}")
+    try:
+        return _namespace(name, name)
+    except ModuleNotFoundError as error:
+        raise UnsupportedError(f"{name} is not installed ({error}); install it: pip install breccia[{name}]") from error
+
+
+def transfer(x: Array, name: str, device: Any = None) -> Array:
+    """`x` as an array of the library `name`, on `device` or where it lies; memory is shared where both can.
+
+    Between devices of one kind by DLPack, else through the host's memory. Raises DTypeError or UnsupportedError.
+    """
+    source, target = namespace(x), primitives_of(name)
+    if source is target and (device is None or source.device(x) == device):
+        return x
+    if device is None and name != "numpy":
+        shared = target.from_dlpack(x)
+        if shared is not None:
+            return shared
+    return target.from_numpy(source.to_numpy(x), device)

@@ -398,5 +398,10 @@ def from_numpy(x: Any, device: Any = None) -> Array:
     return np.asarray(x)
 
 
+def from_dlpack(x: Any) -> None:  # noqa: ARG001
+    """None: NumPy reaches no accelerator."""
+    return
+
+
 def register_container(cls: type, flatten: Any, unflatten: Any) -> None:
     """Nothing to do: NumPy transforms no functions."""

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from breccia.arrays import Array, namespace
 from breccia.errors import BlockBorderError, RecipeError, ShapeError
 from breccia.recipes import Level, Recipe
 
 Shape = tuple[int, ...]
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
@@ -180,10 +180,19 @@ def check_concat(shapes: list[Shape], recipes: list[Recipe], axis: int) -> None:
 def join_grids(parts: list[Array], level: Level, rank: int, axis: int, recipe: Recipe) -> Array:
     """A level's arrays of tensors joined along `axis`."""
     if level.block is not None and level.resolve(rank)[axis] is not None:
-        return np.concatenate(parts, axis=axis)
-    if any(part.tobytes() != parts[0].tobytes() for part in parts):
+        return namespace(parts[0]).concat(parts, axis)
+    if any(_differ(part, parts[0]) for part in parts[1:]):
         raise RecipeError(
             f"concat along axis {axis}: one scale of {recipe!r} spans that axis, and the parts' scales differ; "
             "requantize the joined values"
         )
     return parts[0]
+
+
+def _differ(a: Array, b: Array) -> bool:
+    """Whether two scales have different bits. Waits for the device: joining under one scale is only legal if they
+    agree.
+    """
+    xp = namespace(a)
+    word = "uint8" if xp.dtype_name(a) == "uint8" else f"uint{xp.nbytes(a) // max(1, prod(xp.shape(a))) * 8}"
+    return xp.any(xp.bitcast(a, word) != xp.bitcast(b, word))
