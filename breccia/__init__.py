@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         BrecciaError,
         DTypeError,
         FormatError,
+        GradientError,
         PassError,
         PluginError,
         RecipeError,
@@ -83,7 +84,7 @@ if TYPE_CHECKING:
 # Kept equal to the imports above, which are for type checkers alone, by tests/test_import.py.
 _HOMES = {
     "breccia.errors": (
-        "BlockBorderError BrecciaError DTypeError FormatError PassError PluginError RecipeError ShapeError TraceError "
+        "BlockBorderError BrecciaError DTypeError FormatError GradientError PassError PluginError RecipeError ShapeError TraceError "
         "UnsupportedError"
     ),
     "breccia.frontend.compile": "compile",
@@ -120,7 +121,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "concat", "reshape", "transpose", "astype", "broadcast_to",
     # errors
     "BrecciaError", "FormatError", "RecipeError", "ShapeError", "BlockBorderError", "DTypeError", "UnsupportedError",
-    "TraceError", "PassError", "PluginError",
+    "TraceError", "GradientError", "PassError", "PluginError",
     # submodules
     "errors", "formats", "functions", "ir", "layouts", "numerics", "recipes", "scaling", "tensor", "testing",
 ]  # fmt: skip
