@@ -84,8 +84,8 @@ if TYPE_CHECKING:
 # Kept equal to the imports above, which are for type checkers alone, by tests/test_import.py.
 _HOMES = {
     "breccia.errors": (
-        "BlockBorderError BrecciaError DTypeError FormatError GradientError PassError PluginError RecipeError ShapeError TraceError "
-        "UnsupportedError"
+        "BlockBorderError BrecciaError DTypeError FormatError GradientError PassError PluginError RecipeError "
+        "ShapeError TraceError UnsupportedError"
     ),
     "breccia.frontend.compile": "compile",
     "breccia.functions": (
