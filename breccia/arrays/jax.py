@@ -1,0 +1,502 @@
+"""The primitives on JAX. Words are uint32; nothing needs 64-bit dtypes, callbacks, or values.
+
+XLA on CPU flushes subnormal numbers, contracts products and sums, and multiplies by the reciprocals of constants, so
+`divide`, `multiply` and `add` go through `exact`. Encoding needs no such care: see `native_encode`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from breccia.arrays import exact
+from breccia.errors import DTypeError, GradientError, UnsupportedError
+from breccia.formats import Format
+from breccia.recipes import Block, grid_shape
+
+TABLES = False
+
+Array = Any
+_MAGNITUDE = 0x7FFFFFFF
+
+
+def as_float32(x: Any) -> Array:
+    """`x` as float32: exact from 8- and 16-bit types, to nearest even from float64 and integers."""
+    name = dtype_name(x)
+    if name == "float32":
+        return x
+    if name == "bfloat16":  # by bits: conversions flush
+        return bitcast(bitcast(x, "uint16").astype(jnp.uint32) << 16, "float32")
+    if name.startswith(("complex", "float8_e8m0", "key<")):
+        hint = "take x.real and x.imag apart" if name.startswith("complex") else "convert with x.astype(jnp.float32)"
+        raise DTypeError(
+            f"cannot quantize an array of dtype {name} and shape {shape(x)}; "
+            f"allowed: float16, bfloat16, float32, float64, narrow floats, integers and bool; {hint}"
+        )
+    return x.astype(jnp.float32)
+
+
+def dtype_name(x: Array) -> str:
+    """The dtype in NumPy's spelling."""
+    return x.dtype.name
+
+
+def shape(x: Array) -> tuple[int, ...]:
+    """The shape."""
+    return tuple(x.shape)
+
+
+def nbytes(x: Array) -> int:
+    """The bytes of all entries."""
+    return int(np.prod(x.shape, dtype=np.int64)) * x.dtype.itemsize
+
+
+def device(x: Array) -> Any:
+    """The device that `x` lies on; None where it is traced or spread over several."""
+    if isinstance(x, jax.core.Tracer) or len(x.devices()) != 1:
+        return None
+    return next(iter(x.devices()))
+
+
+# -- known values ------------------------------------------------------------------------------------------------------
+
+
+def any(x: Array) -> bool:
+    """Whether any entry is true; waits for the device."""
+    if isinstance(x, jax.core.Tracer):
+        raise UnsupportedError(
+            "a value has to be known here (a policy that raises on NaN?), and JAX is tracing; "
+            "use nonfinite='poison' or 'saturate', or call this outside jax.jit, jax.vmap and jax.grad"
+        )
+    return bool(jnp.any(x))
+
+
+def surely_none(x: Array) -> bool:  # noqa: ARG001
+    """False: to know, one would have to wait for the device."""
+    return False
+
+
+surely_any = surely_none
+
+
+# -- entry by entry ----------------------------------------------------------------------------------------------------
+
+
+def bitcast(x: Array, dtype: str) -> Array:
+    """The same bits as another dtype of the same width."""
+    target = jnp.dtype(dtype)
+    if x.dtype == target:
+        return x
+    if x.dtype in (jnp.int4, jnp.uint4, jnp.float4_e2m1fn) and target == jnp.uint8:
+        pairs = lax.bitcast_convert_type(x, jnp.uint4).astype(jnp.uint8)
+        return pairs & 15
+    return lax.bitcast_convert_type(x, target)
+
+
+def convert(x: Array, dtype: str) -> Array:
+    """The values in another dtype."""
+    target = jnp.dtype(dtype)
+    if x.dtype == target:
+        return x
+    if x.dtype == jnp.float32 and dtype in ("bfloat16", "float16"):
+        return _narrowed(x, target)
+    if dtype == "float64" and not jax.config.jax_enable_x64:
+        raise UnsupportedError("JAX has no float64 unless jax_enable_x64 is set; use float32")
+    return x.astype(target)
+
+
+def _narrowed(x: Array, target: Any) -> Array:
+    """float32 to bfloat16 or float16, to nearest even, without flushing: what is subnormal is rounded on integers."""
+    bits = bitcast(x, "uint32")
+    magnitude = bits & _MAGNITUDE
+    if target == jnp.bfloat16:
+        rounded = (magnitude + 0x7FFF + ((magnitude >> 16) & 1)) >> 16
+        narrow = jnp.where(magnitude > 0x7F800000, 0x7FC0, rounded)
+    else:
+        # A sum with 2**23 quanta rounds to a whole number of quanta, ties to even, and leaves it in the low bits.
+        field = jnp.clip(magnitude >> 23, 113, 254)
+        anchor = (field + 13) << 23
+        top = lax.bitcast_convert_type(jnp.minimum(magnitude, np.uint32(0x477FF000)), jnp.float32)
+        count = bitcast(top + lax.bitcast_convert_type(anchor, jnp.float32), "uint32") - anchor
+        field = jnp.clip(jnp.minimum(magnitude, np.uint32(0x477FF000)) >> 23, 113, 254)
+        narrow = ((field - 113) << 10) + count
+        narrow = jnp.where(magnitude > 0x7F800000, 0x7E00, jnp.where(magnitude >= 0x477FF000, 0x7C00, narrow))
+    signed = narrow | ((bits >> 16) & 0x8000)
+    return lax.bitcast_convert_type(signed.astype(jnp.uint16), target)
+
+
+def full(shape: tuple[int, ...], value: float, dtype: str, like: Array) -> Array:  # noqa: ARG001 - JAX places it
+    """An array of one value."""
+    return jnp.full(shape, value, jnp.dtype(dtype))
+
+
+def _alike(a: Any, b: Any) -> tuple[Any, Any]:
+    """Python numbers in the dtype of the other operand."""
+    if not hasattr(a, "dtype") and hasattr(b, "dtype"):
+        return np.asarray(a, b.dtype), b
+    if not hasattr(b, "dtype") and hasattr(a, "dtype"):
+        return a, np.asarray(b, a.dtype)
+    return a, b
+
+
+def where(condition: Array, a: Any, b: Any) -> Array:
+    """Entries of `a` where the condition holds, else of `b`."""
+    if not hasattr(a, "dtype") and not hasattr(b, "dtype"):
+        a = np.asarray(a, np.float32 if isinstance(a, float) else np.int32)
+    a, b = _alike(a, b)
+    return jnp.where(condition, a, b)
+
+
+def minimum(a: Any, b: Any) -> Array:
+    """The smaller of two, entry by entry."""
+    return jnp.minimum(*_alike(a, b))
+
+
+def maximum(a: Any, b: Any) -> Array:
+    """The larger of two, entry by entry."""
+    return jnp.maximum(*_alike(a, b))
+
+
+def shift_right(x: Array, places: int) -> Array:
+    """Words shifted right, zeros coming in from the left."""
+    return lax.shift_right_logical(x, np.asarray(places, x.dtype))
+
+
+def take(table: Any, index: Array) -> Array:
+    """Entries of a constant one-dimensional NumPy table."""
+    return jnp.take(np.asarray(table), index.astype(jnp.int32), mode="clip")
+
+
+def searchsorted(thresholds: Any, x: Array) -> Array:
+    """How many thresholds are at most x: compared with each, which is faster than a search for the few there are."""
+    count = jnp.zeros(x.shape, jnp.int32)
+    for threshold in np.asarray(thresholds):
+        count = count + (x >= threshold).astype(jnp.int32)
+    return count
+
+
+class _Words:
+    """These primitives as an object, for `exact`."""
+
+    bitcast, convert, where = staticmethod(bitcast), staticmethod(convert), staticmethod(where)
+    minimum, maximum = staticmethod(minimum), staticmethod(maximum)
+
+
+_WORDS: Any = _Words()
+
+
+@jax.custom_jvp
+def divide(a: Array, b: Array) -> Array:
+    """IEEE float32 quotient to nearest even, subnormals included."""
+    return exact.divide(_WORDS, a, b, jnp.divide)
+
+
+@divide.defjvp
+def _divide_jvp(primals: Any, tangents: Any) -> Any:
+    (a, b), (da, db) = primals, tangents
+    quotient = divide(a, b)
+    return quotient, (da - db * quotient) / b
+
+
+@jax.custom_jvp
+def multiply(a: Array, b: Array) -> Array:
+    """IEEE float32 product to nearest even, subnormals included."""
+    return exact.multiply(_WORDS, a, b, jnp.multiply)
+
+
+@multiply.defjvp
+def _multiply_jvp(primals: Any, tangents: Any) -> Any:
+    (a, b), (da, db) = primals, tangents
+    return multiply(a, b), da * b + a * db
+
+
+@jax.custom_jvp
+def add(a: Array, b: Array) -> Array:
+    """IEEE float32 sum to nearest even, subnormals included."""
+    return exact.add(_WORDS, a, b, jnp.add)
+
+
+@add.defjvp
+def _add_jvp(primals: Any, tangents: Any) -> Any:
+    (a, b), (da, db) = primals, tangents
+    return add(a, b), da + db
+
+
+# -- random numbers ----------------------------------------------------------------------------------------------------
+
+
+def flat_index(shape: tuple[int, ...], offset: int, strides: tuple[int, ...], like: Array) -> tuple[Array, Array]:  # noqa: ARG001
+    """(high, low) words of offset + sum of index * stride, in `shape`."""
+    high = jnp.full((1,) * len(shape), offset >> 32, jnp.uint32)
+    low = jnp.full((1,) * len(shape), offset & 0xFFFFFFFF, jnp.uint32)
+    for axis, (size, stride) in enumerate(zip(shape, strides, strict=True)):
+        # The place of every index along one axis is known now; NumPy counts it in 64 bits.
+        step = np.arange(size, dtype=np.uint64) * np.uint64(stride)
+        step = step.reshape((1,) * axis + (size,) + (1,) * (len(shape) - axis - 1))
+        total = low + (step & np.uint64(0xFFFFFFFF)).astype(np.uint32)
+        high = high + (step >> np.uint64(32)).astype(np.uint32) + (total < low).astype(jnp.uint32)
+        low = total
+    return jnp.broadcast_to(high, shape), jnp.broadcast_to(low, shape)
+
+
+def seed_words(seed: Any, like: Array) -> tuple[Array, Array]:  # noqa: ARG001
+    """(high, low) words of a 64-bit seed; an array of 32 bits is extended by its sign."""
+    if not isinstance(seed, jax.Array):
+        value = int(seed) & 0xFFFFFFFFFFFFFFFF
+        return jnp.uint32(value >> 32), jnp.uint32(value & 0xFFFFFFFF)
+    seed = seed.reshape(())
+    if seed.dtype.itemsize == 8:
+        return (seed >> 32).astype(jnp.uint32), seed.astype(jnp.uint32)
+    negative = (seed < 0).astype(jnp.uint32)
+    return jnp.uint32(0) - negative, seed.astype(jnp.uint32)
+
+
+# -- encoding ----------------------------------------------------------------------------------------------------------
+
+
+def native_encode(x: Array, fmt: Format, rounding: str, overflow: str) -> Array | None:
+    """Codes by a few integer and float steps on normal numbers, for formats of 8 bits or fewer."""
+    if rounding != "rne" or overflow != "saturate" or fmt.bits > 8 or fmt.is_power_of_two:
+        return None
+    if fmt.kind == "int":
+        return _integers(x, fmt)
+    return _floats(x, fmt) if fmt.kind == "float" else None
+
+
+def _integers(x: Array, fmt: Format) -> Array:
+    unit = float(1 << fmt.fraction_bits)
+    whole = jnp.round(jnp.clip(x * np.float32(unit), fmt.min * unit, fmt.max * unit))
+    whole = jnp.where(jnp.isnan(x), np.float32(0), whole)
+    return (whole.astype(jnp.int32) & ((1 << fmt.bits) - 1)).astype(jnp.uint8)
+
+
+def _floats(x: Array, fmt: Format) -> Array:
+    """A sum with 2**23 quanta rounds to a whole number of quanta, ties to even, and leaves it in the low bits.
+
+    A subnormal x is flushed to 0, as it rounds to 0 anyway.
+    """
+    bits = bitcast(x, "uint32")
+    magnitude = bits & _MAGNITUDE
+    limit = int(np.float32(fmt.max).view(np.uint32))
+    limited = jnp.minimum(magnitude, np.uint32(limit))
+    smallest = 128 - fmt.bias
+    field = jnp.maximum(limited >> 23, np.uint32(smallest))
+    anchor = (field + np.uint32(23 - fmt.mantissa_bits)) << 23
+    total = lax.bitcast_convert_type(limited, jnp.float32) + lax.bitcast_convert_type(anchor, jnp.float32)
+    count = bitcast(total, "uint32") - anchor
+    codes = ((field - np.uint32(smallest)) << fmt.mantissa_bits) + count
+    signed = codes | ((bits >> 31) << (fmt.bits - 1))
+    if not fmt.has_negative_zero:
+        signed = jnp.where(codes == 0, np.uint32(0), signed)
+    nan = 0 if fmt.nan_code is None else fmt.nan_code
+    return jnp.where(magnitude > 0x7F800000, np.uint32(nan), signed).astype(jnp.uint8)
+
+
+# -- shapes and blocks -------------------------------------------------------------------------------------------------
+
+
+def reshape(x: Array, shape: tuple[int, ...]) -> Array:
+    """Another shape, row-major."""
+    return jnp.reshape(x, shape)
+
+
+def transpose(x: Array, order: tuple[int, ...]) -> Array:
+    """Axes in another order."""
+    return jnp.transpose(x, order)
+
+
+def concat(arrays: Sequence[Array], axis: int) -> Array:
+    """Arrays behind each other."""
+    return jnp.concatenate(list(arrays), axis)
+
+
+def _blocks(x: Array, block: Block, empty: int) -> tuple[Array, tuple[int, ...]]:
+    """(x cut into blocks: two axes for each, axes inside blocks). Ends are filled up with `empty`."""
+    split: list[int] = []
+    padding: list[tuple[int, int]] = []
+    for size, width in zip(x.shape, block, strict=True):
+        count, wide = (1, size) if width is None else (-(-size // width), width)
+        padding.append((0, count * wide - size))
+        split += [count, wide]
+    if max((after for _, after in padding), default=0):
+        x = jnp.pad(x, padding, constant_values=np.asarray(empty, x.dtype))
+    return jnp.reshape(x, split), tuple(range(1, len(split), 2))
+
+
+def block_amax_bits(x: Array, block: Block) -> Array:
+    """Largest |x| of every block as float32 bits in uint32: NaN above infinity above every number; 0 where empty."""
+    cut, inner = _blocks(bitcast(x, "uint32") & _MAGNITUDE, block, 0)
+    return jnp.max(cut, inner, initial=np.uint32(0))
+
+
+def block_range(x: Array, block: Block) -> tuple[Array, Array]:
+    """Smallest and largest x of every block as float32, of finite blocks; both 0 where a block is empty."""
+    if x.size == 0:
+        zero = jnp.zeros(grid_shape(shape(x), block), jnp.float32)
+        return zero, zero
+    keys = _sortable(bitcast(x, "int32"))
+    low, inner = _blocks(keys, block, 0x7FFFFFFF)
+    high, _ = _blocks(keys, block, -0x80000000)
+    return tuple(bitcast(_sortable(v), "float32") for v in (jnp.min(low, inner), jnp.max(high, inner)))  # type: ignore[return-value]
+
+
+def _sortable(bits: Array) -> Array:
+    """Float bits to integers of the same order, and back: the map is its own inverse."""
+    return bits ^ ((bits >> 31) & _MAGNITUDE)
+
+
+def expand(grid: Array, ratio: Block, shape: tuple[int, ...]) -> Array:
+    """Repeat entry i of `grid` along each axis for `ratio` places, cut to `shape`; a ratio of None fills the axis."""
+    for axis, (count, size) in enumerate(zip(ratio, shape, strict=True)):
+        if count == 1 or (count is None and size == 1):
+            continue
+        if count is None:
+            grid = jnp.broadcast_to(grid, (*grid.shape[:axis], size, *grid.shape[axis + 1 :]))
+        else:
+            grid = lax.slice_in_dim(jnp.repeat(grid, count, axis=axis), 0, size, axis=axis)
+    return grid
+
+
+def map_blocks(
+    function: Callable[..., Array], operands: tuple[Array, ...], grids: tuple[Array, ...], block: Block, dtype: str
+) -> Array:
+    """`function(*operands, *grids)`, elementwise, each entry of a grid standing for one block of the operands."""
+    size = shape(operands[0])
+    if not all(w is None or n % w == 0 for n, w in zip(size, block, strict=True)):
+        return convert(function(*operands, *(expand(g, block, size) for g in grids)), dtype)
+    split = tuple(n for s, w in zip(size, block, strict=True) for n in ((1, s) if w is None else (s // w, w)))
+    wide = (g.reshape(tuple(n for count in g.shape for n in (count, 1))) for g in grids)
+    return convert(function(*(x.reshape(split) for x in operands), *wide), dtype).reshape(size)
+
+
+# -- sub-byte storage --------------------------------------------------------------------------------------------------
+
+
+def _words_of(codes: Array, count: int) -> tuple[Array, ...]:
+    """The codes of every word of `count`, apart; the last word is filled up with code 0."""
+    rest = -codes.shape[-1] % count
+    if rest:
+        codes = jnp.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, rest)])
+    words = codes.reshape(*codes.shape[:-1], codes.shape[-1] // count, count)
+    return tuple(words[..., i] for i in range(count))
+
+
+def pack_nibbles(codes: Array) -> Array:
+    """Two codes a byte along the last axis, the first in the low nibble; an odd length is padded with code 0."""
+    low, high = _words_of(codes, 2)
+    return low | (high << 4)
+
+
+def unpack_nibbles(packed: Array, length: int) -> Array:
+    """Inverse of `pack_nibbles` for a last axis of `length` codes."""
+    pairs = jnp.stack([packed & 15, packed >> 4], -1)
+    return pairs.reshape(*packed.shape[:-1], 2 * packed.shape[-1])[..., :length]
+
+
+def pack_sixes(codes: Array) -> Array:
+    """Four codes in three bytes along the last axis: a little-endian word of 24 bits, the first code lowest."""
+    a, b, c, d = _words_of(codes, 4)
+    triples = jnp.stack([a | (b << 6), (b >> 2) | (c << 4), (c >> 4) | (d << 2)], -1)
+    return triples.reshape(*triples.shape[:-2], triples.shape[-2] * 3)
+
+
+def unpack_sixes(packed: Array, length: int) -> Array:
+    """Inverse of `pack_sixes` for a last axis of `length` codes."""
+    a, b, c = _words_of(packed, 3)
+    codes = jnp.stack([a & 63, (a >> 6) | ((b & 15) << 2), (b >> 4) | ((c & 3) << 4), c >> 2], -1)
+    return codes.reshape(*codes.shape[:-2], codes.shape[-2] * 4)[..., :length]
+
+
+# -- gradients ---------------------------------------------------------------------------------------------------------
+
+
+def stop_gradient(x: Array) -> Array:
+    """`x` as a constant to differentiation."""
+    return lax.stop_gradient(x)
+
+
+@jax.custom_jvp
+def _straight_through(x: Array, value: Array) -> Array:  # noqa: ARG001
+    return value
+
+
+@_straight_through.defjvp
+def _straight_through_jvp(primals: Any, tangents: Any) -> Any:
+    x, value = primals
+    return _straight_through(x, value), tangents[0].astype(value.dtype)
+
+
+def straight_through(x: Array, value: Array) -> Array:
+    """`value`, whose gradient goes to `x` unchanged."""
+    return _straight_through(x, lax.stop_gradient(value))
+
+
+def refuse_gradient(x: Array, message: str) -> Array:
+    """`x`; raises GradientError where it is differentiated."""
+    if not isinstance(x, jax.core.Tracer) or not jnp.issubdtype(x.dtype, jnp.floating):
+        return x
+
+    @jax.custom_jvp
+    def identity(value: Array) -> Array:
+        return value
+
+    @identity.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        raise GradientError(message)
+
+    return identity(x)
+
+
+# -- between libraries -------------------------------------------------------------------------------------------------
+
+
+def to_numpy(x: Array) -> Any:
+    """A NumPy array of the same bits, read-only; a view of memory in the host."""
+    if isinstance(x, jax.core.Tracer):
+        raise UnsupportedError("JAX is tracing, and a traced array has no values yet; call this outside jax.jit")
+    return np.asarray(x)
+
+
+def from_numpy(x: Any, device: Any = None) -> Array:
+    """JAX's array of a NumPy array's bits."""
+    array = np.ascontiguousarray(x).reshape(np.shape(x))
+    if array.dtype.itemsize == 8 and not jax.config.jax_enable_x64:
+        raise UnsupportedError(f"JAX has no {array.dtype} unless jax_enable_x64 is set; convert to 32 bits first")
+    return jax.device_put(array, None if device is None else _device(device))
+
+
+def _device(device: Any) -> Any:
+    if not isinstance(device, str):
+        return device
+    kind, _, index = device.partition(":")
+    try:
+        return jax.devices({"cuda": "gpu"}.get(kind, kind))[int(index or 0)]
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise UnsupportedError(
+            f"JAX cannot reach the device {device!r}: {error}; it has {', '.join(str(d) for d in jax.devices())}"
+        ) from error
+
+
+def from_dlpack(x: Any) -> Array | None:
+    """JAX's array of another library's array on an accelerator, sharing its memory."""
+    kind, _ = x.__dlpack_device__() if hasattr(x, "__dlpack_device__") else (1, 0)
+    if int(kind) == 1:
+        return None
+    try:
+        return jax.dlpack.from_dlpack(x)
+    except (RuntimeError, ValueError, TypeError):  # this build of JAX does not reach that accelerator
+        return None
+
+
+def register_container(cls: type, flatten: Callable[..., Any], unflatten: Callable[..., Any]) -> None:
+    """Make objects of `cls` pytrees of JAX."""
+    try:
+        jax.tree_util.register_pytree_node(cls, flatten, unflatten)
+    except ValueError as error:  # registered already
+        if "uplicate" not in str(error):
+            raise

@@ -1,0 +1,564 @@
+"""The primitives on PyTorch, on any device.
+
+Words are int32, since PyTorch computes little on uint32. Where a tensor is concrete and in the host's memory, work on
+large tensors goes block by block in chunks that stay in cache; everywhere else (accelerators, torch.compile,
+FakeTensor, torch.func) each function is plain tensor operations that a compiler can fuse, and nothing looks at values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils import _pytree
+
+from breccia.arrays import exact, softfloat
+from breccia.arrays.numpy import cut_grid, whole_block_parts
+from breccia.errors import DTypeError, GradientError, UnsupportedError
+from breccia.formats import Format
+from breccia.recipes import Block, grid_shape
+
+TABLES = False
+CHUNK = 1 << 18
+"""Elements handled at a time: large enough that PyTorch's threads are worth waking, small enough for L2 caches."""
+
+Array = torch.Tensor
+
+_DTYPES = {
+    "bool": torch.bool, "uint8": torch.uint8, "int8": torch.int8, "int16": torch.int16, "uint16": torch.uint16,
+    "int32": torch.int32, "uint32": torch.int32, "int64": torch.int64, "float16": torch.float16,
+    "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64,
+}  # fmt: skip
+_NAMES = {dtype: name for name, dtype in _DTYPES.items() if name != "uint32"}
+_FLOAT8 = {
+    name: getattr(torch, name)
+    for name in ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
+    if hasattr(torch, name)
+}
+_MAGNITUDE = 0x7FFFFFFF
+
+
+def as_float32(x: Any) -> Array:
+    """`x` as float32: exact from 8- and 16-bit types, to nearest even from float64 and integers."""
+    if x.dtype is torch.float32:
+        return x
+    if x.is_complex() or x.is_quantized or dtype_name(x) == "float8_e8m0fnu" or dtype_name(x).endswith("_x2"):
+        hint = "take x.real and x.imag apart" if x.is_complex() else "convert with x.to(torch.float32)"
+        raise DTypeError(
+            f"cannot quantize a tensor of dtype {x.dtype} and shape {tuple(x.shape)}; "
+            f"allowed: float16, bfloat16, float32, float64, float8, integers and bool; {hint}"
+        )
+    return x.to(torch.float32)
+
+
+def dtype_name(x: Array) -> str:
+    """The dtype in NumPy's spelling; int32 words are "int32"."""
+    known = _NAMES.get(x.dtype)
+    return str(x.dtype).rpartition(".")[2] if known is None else known
+
+
+def shape(x: Array) -> tuple[int, ...]:
+    """The shape."""
+    return tuple(x.shape)
+
+
+def nbytes(x: Array) -> int:
+    """The bytes of all entries."""
+    return x.numel() * x.element_size()
+
+
+def device(x: Array) -> torch.device:
+    """The device that `x` lies on."""
+    return x.device
+
+
+def concrete(x: Array) -> bool:
+    """True for an ordinary tensor in the host's memory outside any trace: its values may be read at no cost."""
+    return (
+        type(x) in (torch.Tensor, torch.nn.Parameter)
+        and x.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0  # pyright: ignore[reportAttributeAccessIssue]
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)  # pyright: ignore[reportAttributeAccessIssue]
+    )
+
+
+# -- known values ------------------------------------------------------------------------------------------------------
+
+
+def any(x: Array) -> bool:
+    """Whether any entry is true; waits for the device."""
+    if not concrete(x) and (torch.compiler.is_compiling() or type(x) is not torch.Tensor or x.is_meta):
+        raise UnsupportedError(
+            "a value has to be known here (a policy that raises on NaN?), and PyTorch is tracing; "
+            "use nonfinite='poison' or 'saturate', or call this outside torch.compile and FakeTensor"
+        )
+    return bool(x.any())
+
+
+def surely_none(x: Array) -> bool:
+    """True if no entry is true and the values are in the host's memory."""
+    return concrete(x) and not x.any()
+
+
+def surely_any(x: Array) -> bool:
+    """True if an entry is true and the values are in the host's memory."""
+    return concrete(x) and bool(x.any())
+
+
+# -- entry by entry ----------------------------------------------------------------------------------------------------
+
+
+def bitcast(x: Array, dtype: str) -> Array:
+    """The same bits as another dtype of the same width."""
+    target = _FLOAT8.get(dtype) or _DTYPES[dtype]
+    if target == x.dtype:
+        return x
+    if x.dtype is torch.int32 and target.itemsize == 2:  # a word that holds 16 bits
+        x = x.to(torch.int16)
+    return x.view(target)
+
+
+def convert(x: Array, dtype: str) -> Array:
+    """The values in another dtype; words to fewer bits keep the low ones."""
+    target = _DTYPES[dtype]
+    if dtype == "uint16" and x.dtype is torch.int32:
+        # Through int16: PyTorch converts to uint16 on few devices.
+        return ((x << 16) >> 16).to(torch.int16).view(torch.uint16)
+    if dtype == "uint32" and x.dtype in (torch.int16, torch.uint16):
+        return x.view(torch.int16).to(torch.int32) & 0xFFFF
+    return x if x.dtype is target else x.to(target)
+
+
+def full(shape: tuple[int, ...], value: float, dtype: str, like: Array) -> Array:
+    """An array of one value on the device of `like`."""
+    if dtype == "uint32" and value >= 1 << 31:
+        value = int(value) - (1 << 32)
+    return torch.full(shape, value, dtype=_DTYPES[dtype], device=like.device)
+
+
+def where(condition: Array, a: Any, b: Any) -> Array:
+    """Entries of `a` where the condition holds, else of `b`."""
+    if not isinstance(a, torch.Tensor) and not isinstance(b, torch.Tensor):
+        return torch.where(condition, a, b).to(torch.float32 if isinstance(a, float) else torch.int32)
+    return torch.where(condition, a, b)
+
+
+def minimum(a: Any, b: Any) -> Array:
+    """The smaller of two, entry by entry; NaN where there is one."""
+    if isinstance(b, torch.Tensor):
+        return torch.minimum(a, b) if isinstance(a, torch.Tensor) else b.clamp(max=a)
+    return a.clamp(max=b)
+
+
+def maximum(a: Any, b: Any) -> Array:
+    """The larger of two, entry by entry; NaN where there is one."""
+    if isinstance(b, torch.Tensor):
+        return torch.maximum(a, b) if isinstance(a, torch.Tensor) else b.clamp(min=a)
+    return a.clamp(min=b)
+
+
+def shift_right(x: Array, places: int) -> Array:
+    """Words shifted right, zeros coming in from the left."""
+    return x if places == 0 else (x >> places) & (_MAGNITUDE >> (places - 1))
+
+
+@lru_cache(maxsize=256)
+def _constant(data: bytes, dtype: str, place: torch.device) -> Array:
+    return torch.from_numpy(np.frombuffer(data, dtype).copy()).to(place)
+
+
+def _table(table: Any, like: Array) -> Array:
+    array = np.ascontiguousarray(table)
+    if not concrete(like) and like.device.type in ("cpu", "meta"):
+        return torch.tensor(array.tolist(), dtype=_DTYPES[array.dtype.name], device=like.device)
+    return _constant(array.tobytes(), array.dtype.name, like.device)
+
+
+def take(table: Any, index: Array) -> Array:
+    """Entries of a constant one-dimensional NumPy table."""
+    values = _table(table, index)
+    if concrete(index):
+        return values.index_select(0, index.reshape(-1).to(torch.int32)).reshape(index.shape)
+    return values[index.to(torch.int64)]
+
+
+def searchsorted(thresholds: Any, x: Array) -> Array:
+    """How many thresholds are at most x."""
+    return torch.bucketize(x.contiguous(), _table(thresholds, x), out_int32=True, right=True)
+
+
+def _flushes(x: Array) -> bool:
+    return x.device.type == "cpu" and softfloat.host_flushes()
+
+
+def divide(a: Array, b: Array) -> Array:
+    """IEEE float32 quotient to nearest even, subnormals included whatever the host's flush mode is."""
+    return exact.divide(_SELF, a, b, torch.div) if _flushes(a) else a / b
+
+
+def multiply(a: Array, b: Array) -> Array:
+    """IEEE float32 product to nearest even, subnormals included whatever the host's flush mode is."""
+    return exact.multiply(_SELF, a, b, torch.mul) if _flushes(a) else a * b
+
+
+def add(a: Array, b: Array) -> Array:
+    """IEEE float32 sum to nearest even, subnormals included whatever the host's flush mode is."""
+    return exact.add(_SELF, a, b, torch.add) if _flushes(a) else a + b
+
+
+# -- random numbers ----------------------------------------------------------------------------------------------------
+
+
+def flat_index(shape: tuple[int, ...], offset: int, strides: tuple[int, ...], like: Array) -> tuple[Array, Array]:
+    """(high, low) words of offset + sum of index * stride, in `shape`."""
+    index = torch.full((1,) * len(shape), offset, dtype=torch.int64, device=like.device)
+    for axis, (size, stride) in enumerate(zip(shape, strides, strict=True)):
+        step = torch.arange(size, dtype=torch.int64, device=like.device) * stride
+        index = index + step.reshape((1,) * axis + (size,) + (1,) * (len(shape) - axis - 1))
+    return _words(index.expand(shape))
+
+
+def _words(x: Array) -> tuple[Array, Array]:
+    return (x >> 32).to(torch.int32), x.to(torch.int32)
+
+
+def seed_words(seed: Any, like: Array) -> tuple[Array, Array]:
+    """(high, low) words of a 64-bit seed."""
+    if isinstance(seed, torch.Tensor):
+        return _words(seed.reshape(()).to(torch.int64))
+    value = int(seed) & 0xFFFFFFFFFFFFFFFF
+    return tuple(full((), half, "uint32", like) for half in (value >> 32, value & 0xFFFFFFFF))  # type: ignore[return-value]
+
+
+# -- encoding ----------------------------------------------------------------------------------------------------------
+
+
+def native_encode(x: Array, fmt: Format, rounding: str, overflow: str) -> Array | None:
+    """Codes by PyTorch's own casts and by float arithmetic, for formats of 8 bits or fewer."""
+    if rounding != "rne" or overflow != "saturate" or fmt.bits > 8 or fmt.is_power_of_two:
+        return None
+    if fmt.kind == "int":
+        return _integers(x, fmt)
+    if fmt.kind != "float":
+        return None
+    return _float8(x, fmt) if fmt.name in _FLOAT8 else _small_floats(x, fmt)
+
+
+def _integers(x: Array, fmt: Format) -> Array:
+    unit = float(1 << fmt.fraction_bits)
+    scaled = x if unit == 1 else x * unit
+    whole = torch.round(scaled.clamp(fmt.min * unit, fmt.max * unit)).nan_to_num_(0.0)
+    return (whole.to(torch.int32) & ((1 << fmt.bits) - 1)).to(torch.uint8)
+
+
+def _float8(x: Array, fmt: Format) -> Array:
+    # Clamped first: whether the cast saturates depends on PyTorch's version, and never does for e5m2 and fnuz.
+    codes = x.clamp(-fmt.max, fmt.max).to(_FLOAT8[fmt.name]).view(torch.uint8)
+    largest, nan = fmt.max_code, fmt.nan_code
+    if nan is None or nan > 0x7F:  # one NaN, which every cast gives
+        return codes
+    return torch.where((codes & 0x7F) > largest, nan, codes)
+
+
+def _small_floats(x: Array, fmt: Format) -> Array:
+    """A sum with 2**23 quanta rounds to a whole number of quanta, ties to even, and leaves it in the low bits."""
+    bits = x.view(torch.int32)
+    magnitude = (bits & _MAGNITUDE).view(torch.float32).clamp(max=fmt.max)
+    smallest = 128 - fmt.bias
+    field = ((magnitude.view(torch.int32) >> 23)).clamp(min=smallest, max=254)
+    anchor = (field + (23 - fmt.mantissa_bits)) << 23
+    count = (magnitude + anchor.view(torch.float32)).view(torch.int32) - anchor
+    codes = ((field - smallest) << fmt.mantissa_bits) + count
+    codes = codes | (((bits >> 31) & 1) << (fmt.bits - 1))
+    nan = 0 if fmt.nan_code is None else fmt.nan_code
+    return torch.where(torch.isnan(x), nan, codes).to(torch.uint8)
+
+
+# -- shapes and blocks -------------------------------------------------------------------------------------------------
+
+
+def reshape(x: Array, shape: tuple[int, ...]) -> Array:
+    """Another shape, row-major."""
+    return x.reshape(shape)
+
+
+def transpose(x: Array, order: tuple[int, ...]) -> Array:
+    """Axes in another order."""
+    return x.permute(order)
+
+
+def concat(arrays: Sequence[Array], axis: int) -> Array:
+    """Arrays behind each other."""
+    return torch.cat(list(arrays), axis)
+
+
+def _chunks(split: tuple[int, ...]) -> list[tuple[int, slice]]:
+    """Slices along the first axis longer than one, each of about CHUNK elements: (axis, slice)."""
+    total = 1
+    for n in split:
+        total *= n
+    if not total:
+        return []
+    axis = next((i for i, n in enumerate(split) if n > 1), len(split) - 1)
+    step = max(1, CHUNK * split[axis] // total)
+    return [(axis, slice(start, start + step)) for start in range(0, split[axis], step)]
+
+
+def _spread(grid: Array, part: tuple[slice, ...]) -> Array:
+    cut = grid[part]
+    return cut.reshape(tuple(n for size in cut.shape for n in (size, 1)))
+
+
+def block_amax_bits(x: Array, block: Block) -> Array:
+    """Largest |x| of every block as float32 bits in int32: NaN above infinity above every number; 0 where empty."""
+    grid = grid_shape(tuple(x.shape), block)
+    if not concrete(x):
+        return _reduced((x.view(torch.int32) & _MAGNITUDE), block, torch.amax, 0)
+    x = x.detach()
+    parts = list(whole_block_parts(tuple(x.shape), block))
+    if len(parts) == 1 and 0 < x.numel() <= CHUNK:
+        inner = tuple(range(1, 2 * x.dim(), 2))
+        return (x.reshape(parts[0][2]).view(torch.int32) & _MAGNITUDE).amax(inner)
+    out = torch.zeros(grid, dtype=torch.int32)
+    buffer = torch.empty(min(x.numel(), 2 * CHUNK), dtype=torch.int32)
+    for array, where_, split in parts:
+        view, target = x[array].reshape(split), _spread(out, where_)
+        inner = tuple(range(1, len(split), 2))
+        for axis, piece in _chunks(split):
+            chunk = view[(slice(None),) * axis + (piece,)]
+            space = buffer[: chunk.numel()].view(chunk.shape) if chunk.numel() <= buffer.numel() else None
+            bits = torch.bitwise_and(chunk.view(torch.int32), _MAGNITUDE, out=space)
+            goal = target if target.shape[axis] == 1 else target[(slice(None),) * axis + (piece,)]
+            torch.maximum(goal, bits.amax(inner, keepdim=True), out=goal)
+    return out
+
+
+def _reduced(x: Array, block: Block, reduce: Callable[..., Array], empty: int) -> Array:
+    """A reduction over blocks in plain operations: ends of axes are filled up with `empty`, which no maximum feels."""
+    split: list[int] = []
+    for axis, (size, width) in enumerate(zip(x.shape, block, strict=True)):
+        count = 1 if width is None else -(-size // width)
+        wide = size if width is None else width
+        more = count * wide - size + (wide == 0)
+        if more:
+            tail = torch.full((*x.shape[:axis], more, *x.shape[axis + 1 :]), empty, dtype=x.dtype, device=x.device)
+            x = torch.cat([x, tail], axis)
+        split += [count, max(wide, 1)]
+    return reduce(x.reshape(split), tuple(range(1, len(split), 2)))
+
+
+def block_range(x: Array, block: Block) -> tuple[Array, Array]:
+    """Smallest and largest x of every block as float32, of finite blocks; both 0 where a block is empty."""
+    if x.numel() == 0:
+        zero = torch.zeros(grid_shape(tuple(x.shape), block), device=x.device)
+        return zero, zero
+    keys = _sortable(x.detach().view(torch.int32))
+    low = _reduced(keys, block, torch.amin, 0x7FFFFFFF)
+    high = _reduced(keys, block, torch.amax, -0x80000000)
+    return _sortable(low).view(torch.float32), _sortable(high).view(torch.float32)
+
+
+def _sortable(bits: Array) -> Array:
+    """Float bits to integers of the same order, and back: the map is its own inverse."""
+    return bits ^ ((bits >> 31) & _MAGNITUDE)
+
+
+def expand(grid: Array, ratio: Block, shape: tuple[int, ...]) -> Array:
+    """Repeat entry i of `grid` along each axis for `ratio` places, cut to `shape`; a ratio of None fills the axis."""
+    for axis, (count, size) in enumerate(zip(ratio, shape, strict=True)):
+        if count == 1 or (count is None and size == 1):
+            continue
+        if count is None:
+            grid = grid.expand(*grid.shape[:axis], size, *grid.shape[axis + 1 :])
+        else:
+            grid = grid.repeat_interleave(count, axis).narrow(axis, 0, size)
+    return grid
+
+
+def map_blocks(
+    function: Callable[..., Array], operands: tuple[Array, ...], grids: tuple[Array, ...], block: Block, dtype: str
+) -> Array:
+    """`function(*operands, *grids)`, elementwise, each entry of a grid standing for one block of the operands."""
+    size = tuple(operands[0].shape)
+    if not all_concrete(operands + grids):
+        return _map_whole(function, operands, grids, block, dtype)
+    operands, grids = tuple(x.detach() for x in operands), tuple(g.detach() for g in grids)
+    parts = list(whole_block_parts(size, block))
+    if len(parts) == 1 and operands[0].numel() <= CHUNK:
+        array, grid, split = parts[0]
+        wide = (_spread(g, grid) for g in grids)
+        return convert(function(*(x.reshape(split) for x in operands), *wide), dtype).reshape(size)
+    out = torch.empty(size, dtype=_DTYPES[dtype])
+    for array, grid, split in parts:
+        target = out[array].view(split) if len(parts) == 1 else torch.empty(split, dtype=out.dtype)
+        views = [x[array].reshape(split) for x in operands]
+        wide = [_spread(g, grid) for g in grids]
+        for axis, piece in _chunks(split):
+            here = (slice(None),) * axis + (piece,)
+            target[here] = function(*(v[here] for v in views), *(cut_grid(g, axis, piece) for g in wide))
+        if len(parts) > 1:
+            out[array] = target.reshape(out[array].shape)
+    return out
+
+
+def all_concrete(arrays: Sequence[Array]) -> bool:
+    """True where every array is `concrete`."""
+    return all(concrete(x) for x in arrays)
+
+
+def _map_whole(
+    function: Callable[..., Array], operands: tuple[Array, ...], grids: tuple[Array, ...], block: Block, dtype: str
+) -> Array:
+    size = tuple(operands[0].shape)
+    even = all(w is None or n % w == 0 for n, w in zip(size, block, strict=True))
+    if even and all(size):
+        split = tuple(n for s, w in zip(size, block, strict=True) for n in ((1, s) if w is None else (s // w, w)))
+        wide = (g.reshape(tuple(n for count in g.shape for n in (count, 1))) for g in grids)
+        return convert(function(*(x.reshape(split) for x in operands), *wide), dtype).reshape(size)
+    return convert(function(*operands, *(expand(g, block, size) for g in grids)), dtype)
+
+
+# -- sub-byte storage --------------------------------------------------------------------------------------------------
+
+
+def _padded(codes: Array, multiple: int) -> Array:
+    rest = -codes.shape[-1] % multiple
+    return torch.nn.functional.pad(codes, (0, rest)) if rest else codes
+
+
+def pack_nibbles(codes: Array) -> Array:
+    """Two codes a byte along the last axis, the first in the low nibble; an odd length is padded with code 0."""
+    codes = _padded(codes, 2)
+    return codes[..., 0::2] | (codes[..., 1::2] << 4)
+
+
+def unpack_nibbles(packed: Array, length: int) -> Array:
+    """Inverse of `pack_nibbles` for a last axis of `length` codes."""
+    pairs = torch.stack([packed & 15, packed >> 4], -1)
+    return pairs.reshape(*packed.shape[:-1], 2 * packed.shape[-1])[..., :length]
+
+
+def pack_sixes(codes: Array) -> Array:
+    """Four codes in three bytes along the last axis: a little-endian word of 24 bits, the first code lowest."""
+    codes = _padded(codes, 4)
+    a, b, c, d = (codes[..., i::4] for i in range(4))
+    triples = torch.stack([a | (b << 6), (b >> 2) | (c << 4), (c >> 4) | (d << 2)], -1)
+    return triples.reshape(*codes.shape[:-1], codes.shape[-1] // 4 * 3)
+
+
+def unpack_sixes(packed: Array, length: int) -> Array:
+    """Inverse of `pack_sixes` for a last axis of `length` codes."""
+    a, b, c = (packed[..., i::3] for i in range(3))
+    codes = torch.stack([a & 63, (a >> 6) | ((b & 15) << 2), (b >> 4) | ((c & 3) << 4), c >> 2], -1)
+    return codes.reshape(*packed.shape[:-1], packed.shape[-1] // 3 * 4)[..., :length]
+
+
+# -- gradients ---------------------------------------------------------------------------------------------------------
+
+
+class _StraightThrough(torch.autograd.Function):
+    """The value of the second argument, the gradient of the first."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Array, value: Array) -> Array:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.dtypes = inputs[0].dtype, inputs[1].dtype
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return grads[0].to(ctx.dtypes[0]), None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return tangents[0].to(ctx.dtypes[1])
+
+
+def stop_gradient(x: Array) -> Array:
+    """`x` as a constant to autograd."""
+    return x.detach()
+
+
+def straight_through(x: Array, value: Array) -> Array:
+    """`value`, whose gradient goes to `x` unchanged."""
+    return _StraightThrough.apply(x, value.detach())
+
+
+def refuse_gradient(x: Array, message: str) -> Array:
+    """`x`; raises GradientError where autograd records it."""
+    if x.requires_grad and torch.is_grad_enabled():
+        raise GradientError(message)
+    return x
+
+
+# -- between libraries -------------------------------------------------------------------------------------------------
+
+
+def to_numpy(x: Array) -> Any:
+    """A NumPy array of the same bits, a view of memory in the host."""
+    x = x.detach().cpu()
+    if x.dtype is torch.bfloat16:
+        import ml_dtypes
+
+        return x.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    if x.dtype not in _NAMES:
+        return x.view(torch.uint8).numpy()
+    return x.numpy()
+
+
+def from_numpy(x: Any, device: Any = None) -> Array:
+    """The tensor of a NumPy array's bits; shares memory that may be written to."""
+    array = np.asarray(x)
+    if not array.flags.writeable or _walks_back(array.strides):
+        array = array.copy()
+    if array.dtype.name == "bfloat16":
+        made = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    else:
+        made = torch.from_numpy(array)
+    if device is None:
+        return made
+    try:
+        return made.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UnsupportedError(f"PyTorch cannot reach the device {device!r}: {error}") from error
+
+
+def _walks_back(strides: tuple[int, ...]) -> bool:
+    """True where NumPy walks an axis backwards, which PyTorch cannot."""
+    return min(strides, default=0) < 0
+
+
+def from_dlpack(x: Any) -> Array | None:
+    """The tensor of another library's array on an accelerator, sharing its memory."""
+    kind, _ = x.__dlpack_device__() if hasattr(x, "__dlpack_device__") else (1, 0)
+    return None if int(kind) == 1 else torch.from_dlpack(x)
+
+
+def register_container(cls: type, flatten: Callable[..., Any], unflatten: Callable[..., Any]) -> None:
+    """Make objects of `cls` pytrees of PyTorch."""
+    if cls in _pytree.SUPPORTED_NODES:
+        return
+    _pytree.register_pytree_node(
+        cls,
+        lambda obj: (list(flatten(obj)[0]), flatten(obj)[1]),
+        lambda arrays, static: unflatten(static, list(arrays)),
+        serialized_type_name=f"{cls.__module__}.{cls.__qualname__}",
+    )
+
+
+class _Self:
+    """These primitives as an object, for `exact`."""
+
+    bitcast, convert, where = staticmethod(bitcast), staticmethod(convert), staticmethod(where)
+    minimum, maximum = staticmethod(minimum), staticmethod(maximum)
+
+
+_SELF: Any = _Self()
