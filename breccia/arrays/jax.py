@@ -7,6 +7,7 @@ XLA on CPU flushes subnormal numbers, contracts products and sums, and multiplie
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import jax
@@ -315,23 +316,45 @@ def concat(arrays: Sequence[Array], axis: int) -> Array:
     return jnp.concatenate(list(arrays), axis)
 
 
-def _blocks(x: Array, block: Block, empty: int) -> tuple[Array, tuple[int, ...]]:
-    """(x cut into blocks: two axes for each, axes inside blocks). Ends are filled up with `empty`."""
-    split: list[int] = []
-    padding: list[tuple[int, int]] = []
-    for size, width in zip(x.shape, block, strict=True):
-        count, wide = (1, size) if width is None else (-(-size // width), width)
-        padding.append((0, count * wide - size))
-        split += [count, wide]
-    if max((after for _, after in padding), default=0):
-        x = jnp.pad(x, padding, constant_values=np.asarray(empty, x.dtype))
-    return jnp.reshape(x, split), tuple(range(1, len(split), 2))
+_STEP = 32
+"""How much of an axis is reduced at a time: XLA on CPU first writes the operand of a longer reduction to memory."""
+
+
+def _largest(x: Array, block: Block, empty: Any) -> Array:
+    """The largest integer of every block; `empty`, in the dtype of x, is the smallest there is.
+
+    In steps, which alternate between maxima of numbers and minima of their complements: XLA would join steps of one
+    kind.
+    """
+    for axis in reversed(range(x.ndim)):
+        size, width = x.shape[axis], block[axis]
+        count, wide = (1, max(size, 1)) if width is None else (-(-size // width), width)
+        lead, trail = x.shape[:axis], x.shape[axis + 1 :]
+        rows, columns = prod(lead) * count, prod(trail)
+        x = jnp.reshape(_lengthened(x, axis, count * wide, empty), (rows, wide, columns))
+        complement = False
+        while wide > 1:
+            step = max((n for n in range(8, _STEP + 1) if wide % n == 0), default=min(wide, _STEP))
+            parts = -(-wide // step)
+            x = _lengthened(x, 1, parts * step, ~empty if complement else empty)
+            x = jnp.reshape(x, (rows * parts, step, columns))
+            x = ~(jnp.min(x, 1) if complement else jnp.max(x, 1))
+            x, wide, complement = jnp.reshape(x, (rows, parts, columns)), parts, not complement
+        x = jnp.reshape(~x if complement else x, (*lead, count, *trail))
+    return x
+
+
+def _lengthened(x: Array, axis: int, size: int, value: Any) -> Array:
+    """`x` with an axis filled up to `size`."""
+    if x.shape[axis] == size:
+        return x
+    after = [(0, size - n if i == axis else 0) for i, n in enumerate(x.shape)]
+    return jnp.pad(x, after, constant_values=value)
 
 
 def block_amax_bits(x: Array, block: Block) -> Array:
     """Largest |x| of every block as float32 bits in uint32: NaN above infinity above every number; 0 where empty."""
-    cut, inner = _blocks(bitcast(x, "uint32") & _MAGNITUDE, block, 0)
-    return jnp.max(cut, inner, initial=np.uint32(0))
+    return _largest(bitcast(x, "uint32") & _MAGNITUDE, block, np.uint32(0))
 
 
 def block_range(x: Array, block: Block) -> tuple[Array, Array]:
@@ -340,9 +363,9 @@ def block_range(x: Array, block: Block) -> tuple[Array, Array]:
         zero = jnp.zeros(grid_shape(shape(x), block), jnp.float32)
         return zero, zero
     keys = _sortable(bitcast(x, "int32"))
-    low, inner = _blocks(keys, block, 0x7FFFFFFF)
-    high, _ = _blocks(keys, block, -0x80000000)
-    return tuple(bitcast(_sortable(v), "float32") for v in (jnp.min(low, inner), jnp.max(high, inner)))  # type: ignore[return-value]
+    smallest = np.int32(-0x80000000)
+    low, high = ~_largest(~keys, block, smallest), _largest(keys, block, smallest)
+    return bitcast(_sortable(low), "float32"), bitcast(_sortable(high), "float32")
 
 
 def _sortable(bits: Array) -> Array:
@@ -388,8 +411,10 @@ def _words_of(codes: Array, count: int) -> tuple[Array, ...]:
 
 def pack_nibbles(codes: Array) -> Array:
     """Two codes a byte along the last axis, the first in the low nibble; an odd length is padded with code 0."""
-    low, high = _words_of(codes, 2)
-    return low | (high << 4)
+    codes = _lengthened(codes, codes.ndim - 1, codes.shape[-1] + codes.shape[-1] % 2, np.uint8(0))
+    # As words of two bytes: every other byte taken out of `codes` would make XLA compute them twice.
+    pairs = lax.bitcast_convert_type(codes.reshape(*codes.shape[:-1], codes.shape[-1] // 2, 2), jnp.uint16)
+    return (pairs | (pairs >> 4)).astype(jnp.uint8)
 
 
 def unpack_nibbles(packed: Array, length: int) -> Array:
