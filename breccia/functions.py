@@ -19,8 +19,11 @@ from typing import Any
 import numpy as np
 
 from breccia import tensor
+from breccia.arrays import foreign, namespace, numpy_dtype
+from breccia.arrays.namespaces import array_functions
 from breccia.errors import DTypeError, ShapeError
 from breccia.frontend.compile import CompiledFunction
+from breccia.frontend.keys import one_library
 from breccia.recipes import Recipe
 from breccia.tensor import ScaledTensor
 
@@ -87,8 +90,12 @@ def cast_ste(x: Any, recipe: Recipe, axis: int = -1, seed: Any = None) -> Any:
     if _traced(x, seed):
         return _call(_SCALED, "round_trip", x, recipe, axis, seed)
     x = _array(x)
-    out = tensor.cast_array(x, recipe, axis, None, seed).dequantize(np.float32)
-    return out.astype(x.dtype) if x.dtype.kind == "f" or x.dtype.name == "bfloat16" else out
+    xp = namespace(x)
+    out = tensor.cast_array(xp.stop_gradient(x), recipe, axis, None, seed).dequantize(np.float32)
+    name = xp.dtype_name(x)
+    if name not in ("float16", "bfloat16", "float32", "float64"):
+        return out
+    return xp.straight_through(x, out if name == "float32" else xp.convert(out, name))
 
 
 def cast_ste_clipped(
@@ -340,11 +347,12 @@ def concat(arrays: Sequence[Any], axis: int = 0) -> Any:
     if all(isinstance(a, ScaledTensor) for a in arrays):
         return tensor.concat(arrays, axis)
     parts = [_array(a) for a in arrays]
+    one_library(parts)
     try:
-        return np.concatenate(parts, axis)
-    except (ValueError, IndexError) as error:
+        return namespace(parts[0]).concat(parts, axis)
+    except (ValueError, IndexError, RuntimeError, TypeError) as error:
         raise ShapeError(
-            f"concat: shapes {', '.join(str(p.shape) for p in parts)} along axis {axis}: {error}"
+            f"concat: shapes {', '.join(str(tuple(p.shape)) for p in parts)} along axis {axis}: {error}"
         ) from None
 
 
@@ -361,7 +369,7 @@ def reshape(x: Any, *shape: Any) -> Any:
         return x.reshape(*wanted) if isinstance(x, ScaledTensor) else _array(x).reshape(wanted)
     except ShapeError:
         raise
-    except ValueError as error:
+    except (ValueError, RuntimeError, TypeError) as error:
         raise ShapeError(f"reshape: {error}") from None
 
 
@@ -375,10 +383,12 @@ def transpose(x: Any, axes: Any = None) -> Any:
         return _call(_SHAPES, "transpose", x, axes)
     if isinstance(x, ScaledTensor):
         return x.transpose() if axes is None else x.transpose(*axes)
+    x = _array(x)
+    order = tuple(reversed(range(len(x.shape)))) if axes is None else tuple(axes)
     try:
-        return np.transpose(_array(x), axes)
-    except ValueError as error:
-        raise ShapeError(f"transpose: axes {axes} of shape {np.shape(x)}: {error}") from None
+        return namespace(x).transpose(x, order)
+    except (ValueError, RuntimeError, IndexError) as error:
+        raise ShapeError(f"transpose: axes {axes} of shape {tuple(x.shape)}: {error}") from None
 
 
 def broadcast_to(x: Any, shape: Sequence[Any]) -> Any:
@@ -392,9 +402,10 @@ def broadcast_to(x: Any, shape: Sequence[Any]) -> Any:
 
         sizes = [s if isinstance(s, int) else as_dim(s.trace, s, "broadcast_to") for s in shape]
         return _call(_ELEMENTWISE, "broadcast_to", x, sizes)
+    x = _array(x)
     try:
-        return np.broadcast_to(_array(x), tuple(shape))
-    except ValueError as error:
+        return array_functions(x).broadcast_to(x, tuple(shape))
+    except (ValueError, RuntimeError) as error:
         raise ShapeError(f"broadcast_to: {error}") from None
 
 
@@ -450,12 +461,10 @@ def _plain(x: Any, what: str) -> Any:
 
 def _array(x: Any) -> Any:
     """`x` as an array; a Python float alone is float32, and what belongs to another library raises."""
-    if isinstance(x, np.ndarray):
+    if isinstance(x, np.ndarray) or foreign(x):
         return x
     if isinstance(x, bool | int | float) and not isinstance(x, np.generic):
         return np.asarray(x, np.float32 if isinstance(x, float) else None)
-    from breccia.arrays import namespace
-
     namespace(x)
     return np.asarray(x)
 
@@ -466,7 +475,11 @@ def _operand(x: Any) -> Any:
 
 def _narrowed(x: Any) -> Any:
     """float64 rounded to float32, which is what products are computed in."""
-    return x.astype(np.float32) if getattr(x, "dtype", None) == np.float64 and not isinstance(x, ScaledTensor) else x
+    if isinstance(x, ScaledTensor):
+        return x
+    if foreign(x):
+        return namespace(x).as_float32(x) if namespace(x).dtype_name(x) == "float64" else x
+    return x.astype(np.float32) if getattr(x, "dtype", None) == np.float64 else x
 
 
 def _axis(axis: Any) -> Any:
@@ -474,12 +487,7 @@ def _axis(axis: Any) -> Any:
 
 
 def _dtype(dtype: Any) -> np.dtype[Any]:
-    try:
-        return np.dtype(dtype)
-    except TypeError:
-        raise DTypeError(
-            f"{dtype!r} is no dtype; allowed: NumPy's and ml_dtypes', such as ml_dtypes.bfloat16"
-        ) from None
+    return numpy_dtype(dtype)
 
 
 def _scaled(st: Any, what: str) -> ScaledTensor:

@@ -34,7 +34,7 @@ GROUP = "breccia.targets"
 
 Rows = Callable[[], "Sequence[Capabilities]"]
 Emit = Callable[["ModuleOp"], str]
-Launch = Callable[[str, str], Callable[..., Any]]
+Launch = Callable[..., Callable[..., Any]]
 
 
 class PluginWarning(UserWarning):
@@ -59,7 +59,8 @@ class Target:
     emitter: Emit | None = None
     """Tiled, legal, masked module to source text: a pure function that imports no framework."""
     launcher: Launch | None = None
-    """(source, name of a function in it) to that function, ready to be called."""
+    """(source, name of a function in it) to that function, ready to be called. Where `arrays` names more than NumPy,
+    it takes the name of the library as a third argument."""
     arrays: tuple[str, ...] = ("numpy",)
     """Array libraries whose arrays its functions take."""
     abi: int = ABI
@@ -98,11 +99,16 @@ class Target:
             raise UnsupportedError(self._lowers_only())
         return self.emitter(module)
 
-    def launch(self, source: str, entry: str) -> Callable[..., Any]:
-        """The function called `entry` of emitted `source`."""
+    def launch(self, source: str, entry: str, library: str = "numpy") -> Callable[..., Any]:
+        """The function called `entry` of emitted `source`, on arrays of `library`."""
         if self.launcher is None:
             raise UnsupportedError(self._lowers_only())
-        return self.launcher(source, entry)
+        if library not in self.arrays:
+            raise UnsupportedError(
+                f"{self.full_name} runs on arrays of {', '.join(self.arrays)}, not of {library}; convert them first, "
+                "ScaledTensors with .to(...)"
+            )
+        return self.launcher(source, entry) if self.arrays == ("numpy",) else self.launcher(source, entry, library)
 
     def _lowers_only(self) -> str:
         return (

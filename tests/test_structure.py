@@ -23,6 +23,8 @@ EDGES = (
     "arrays/torch.py",
     "arrays/jax.py",
     "arrays/mlx.py",
+    "arrays/*_trace.py",
+    "arrays/namespaces/*.py",
     "targets/*/launch.py",
     "bridges/*.py",
     "integrations/**/*.py",

@@ -9,8 +9,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Protocol, cast
+
+import ml_dtypes
+import numpy as np
 
 from breccia.errors import DTypeError, UnsupportedError
 from breccia.formats import Format
@@ -162,8 +166,8 @@ class Primitives(Protocol):
         ...
 
     def from_dlpack(self, x: Any) -> Array | None:
-        """The library's array of another library's array on an accelerator that both reach, sharing its memory; None
-        where that cannot be, and for arrays in the host's memory, which `from_numpy` takes.
+        """The library's array of another library's array, sharing its memory, on a device that both reach; None where
+        that cannot be.
         """
         ...
 
@@ -191,6 +195,46 @@ def library(x: Any) -> str:
     raise DTypeError(
         f"{type(x).__name__} is not an array; allowed: arrays of {', '.join(_LIBRARIES)}, lists and numbers"
     )
+
+
+_OF_CLASS: dict[type, str] = {}
+
+
+def foreign(x: Any) -> str:
+    """The library of an array that is not NumPy's; empty for everything else. Quick: known by the class.
+
+    >>> foreign([1.0])
+    ''
+    """
+    cls = type(x)
+    known = _OF_CLASS.get(cls)
+    if known is None:
+        known = ""
+        if hasattr(cls, "shape") and hasattr(cls, "dtype"):
+            with suppress(DTypeError):
+                known = library(x)
+        known = _OF_CLASS[cls] = "" if known == "numpy" else known
+    return known
+
+
+def numpy_dtype(dtype: Any) -> np.dtype[Any]:
+    """The NumPy (or ml_dtypes) dtype of any library's spelling of one; raises DTypeError.
+
+    >>> numpy_dtype("bfloat16").itemsize
+    2
+    """
+    name = dtype if isinstance(dtype, str) else str(dtype).rpartition(".")[2] if _is_foreign_dtype(dtype) else ""
+    try:
+        return np.dtype(getattr(ml_dtypes, name, None) or {"bool": "bool_"}.get(name) or name or dtype)
+    except TypeError as error:
+        raise DTypeError(
+            f"{dtype!r} is no dtype: {error}; allowed: NumPy's, ml_dtypes', PyTorch's, JAX's and MLX's, or a name such "
+            "as 'bfloat16'"
+        ) from None
+
+
+def _is_foreign_dtype(dtype: Any) -> bool:
+    return type(dtype).__module__.partition(".")[0] in ("torch", "mlx")
 
 
 def namespace(x: Any) -> Primitives:
@@ -230,7 +274,7 @@ def transfer(x: Array, name: str, device: Any = None) -> Array:
     source, target = namespace(x), primitives_of(name)
     if source is target and (device is None or source.device(x) == device):
         return x
-    if device is None and name != "numpy":
+    if device is None and "numpy" not in (name, library(x)):
         shared = target.from_dlpack(x)
         if shared is not None:
             return shared

@@ -4,6 +4,9 @@ XLA on CPU flushes subnormal numbers, contracts products and sums, and multiplie
 `divide`, `multiply` and `add` go through `exact`. Encoding needs no such care: see `native_encode`.
 """
 
+# The library's annotations are partial, and some of what it exports is not in them.
+# pyright: reportAttributeAccessIssue=false, reportUntypedFunctionDecorator=false, reportArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -31,8 +34,8 @@ def as_float32(x: Any) -> Array:
     name = dtype_name(x)
     if name == "float32":
         return x
-    if name == "bfloat16":  # by bits: conversions flush
-        return bitcast(bitcast(x, "uint16").astype(jnp.uint32) << 16, "float32")
+    if name == "bfloat16":
+        return _widened(x)
     if name.startswith(("complex", "float8_e8m0", "key<")):
         hint = "take x.real and x.imag apart" if name.startswith("complex") else "convert with x.astype(jnp.float32)"
         raise DTypeError(
@@ -40,6 +43,17 @@ def as_float32(x: Any) -> Array:
             f"allowed: float16, bfloat16, float32, float64, narrow floats, integers and bool; {hint}"
         )
     return x.astype(jnp.float32)
+
+
+@jax.custom_jvp
+def _widened(x: Array) -> Array:
+    """bfloat16 to float32 by bits, as conversions may flush."""
+    return bitcast(bitcast(x, "uint16").astype(jnp.uint32) << 16, "float32")
+
+
+@_widened.defjvp
+def _widened_jvp(primals: Any, tangents: Any) -> Any:
+    return _widened(*primals), tangents[0].astype(jnp.float32)
 
 
 def dtype_name(x: Array) -> str:
@@ -105,30 +119,49 @@ def convert(x: Array, dtype: str) -> Array:
     if x.dtype == target:
         return x
     if x.dtype == jnp.float32 and dtype in ("bfloat16", "float16"):
-        return _narrowed(x, target)
+        return _to_bfloat16(x) if dtype == "bfloat16" else _to_float16(x)
     if dtype == "float64" and not jax.config.jax_enable_x64:
         raise UnsupportedError("JAX has no float64 unless jax_enable_x64 is set; use float32")
     return x.astype(target)
 
 
-def _narrowed(x: Array, target: Any) -> Array:
-    """float32 to bfloat16 or float16, to nearest even, without flushing: what is subnormal is rounded on integers."""
+def _signed(narrow: Array, bits: Array, target: Any) -> Array:
+    """16 bits of a magnitude with the sign of a float32, as a float of 16 bits."""
+    return lax.bitcast_convert_type((narrow | ((bits >> 16) & 0x8000)).astype(jnp.uint16), target)
+
+
+@jax.custom_jvp
+def _to_bfloat16(x: Array) -> Array:
+    """float32 to bfloat16, to nearest even, on integers: conversions flush subnormal numbers."""
     bits = bitcast(x, "uint32")
     magnitude = bits & _MAGNITUDE
-    if target == jnp.bfloat16:
-        rounded = (magnitude + 0x7FFF + ((magnitude >> 16) & 1)) >> 16
-        narrow = jnp.where(magnitude > 0x7F800000, 0x7FC0, rounded)
-    else:
-        # A sum with 2**23 quanta rounds to a whole number of quanta, ties to even, and leaves it in the low bits.
-        field = jnp.clip(magnitude >> 23, 113, 254)
-        anchor = (field + 13) << 23
-        top = lax.bitcast_convert_type(jnp.minimum(magnitude, np.uint32(0x477FF000)), jnp.float32)
-        count = bitcast(top + lax.bitcast_convert_type(anchor, jnp.float32), "uint32") - anchor
-        field = jnp.clip(jnp.minimum(magnitude, np.uint32(0x477FF000)) >> 23, 113, 254)
-        narrow = ((field - 113) << 10) + count
-        narrow = jnp.where(magnitude > 0x7F800000, 0x7E00, jnp.where(magnitude >= 0x477FF000, 0x7C00, narrow))
-    signed = narrow | ((bits >> 16) & 0x8000)
-    return lax.bitcast_convert_type(signed.astype(jnp.uint16), target)
+    rounded = (magnitude + 0x7FFF + ((magnitude >> 16) & 1)) >> 16
+    return _signed(jnp.where(magnitude > 0x7F800000, np.uint32(0x7FC0), rounded), bits, jnp.bfloat16)
+
+
+@jax.custom_jvp
+def _to_float16(x: Array) -> Array:
+    """float32 to float16, to nearest even: a sum with 2**23 quanta rounds to a whole number of quanta, ties to even,
+    and leaves it in the low bits.
+    """
+    bits = bitcast(x, "uint32")
+    magnitude = bits & _MAGNITUDE
+    limited = jnp.minimum(magnitude, np.uint32(0x477FF000))  # halfway from the largest float16 to 2**16
+    field = jnp.maximum(limited >> 23, np.uint32(113))
+    anchor = (field + 13) << 23
+    total = lax.bitcast_convert_type(limited, jnp.float32) + lax.bitcast_convert_type(anchor, jnp.float32)
+    narrow = ((field - 113) << 10) + (bitcast(total, "uint32") - anchor)
+    return _signed(jnp.where(magnitude > 0x7F800000, np.uint32(0x7E00), narrow), bits, jnp.float16)
+
+
+@_to_bfloat16.defjvp
+def _to_bfloat16_jvp(primals: Any, tangents: Any) -> Any:
+    return _to_bfloat16(*primals), tangents[0].astype(jnp.bfloat16)
+
+
+@_to_float16.defjvp
+def _to_float16_jvp(primals: Any, tangents: Any) -> Any:
+    return _to_float16(*primals), tangents[0].astype(jnp.float16)
 
 
 def full(shape: tuple[int, ...], value: float, dtype: str, like: Array) -> Array:  # noqa: ARG001 - JAX places it
@@ -393,27 +426,38 @@ def map_blocks(
     if not all(w is None or n % w == 0 for n, w in zip(size, block, strict=True)):
         return convert(function(*operands, *(expand(g, block, size) for g in grids)), dtype)
     split = tuple(n for s, w in zip(size, block, strict=True) for n in ((1, s) if w is None else (s // w, w)))
-    wide = (g.reshape(tuple(n for count in g.shape for n in (count, 1))) for g in grids)
+    wide = (_settled(g).reshape(tuple(n for count in g.shape for n in (count, 1))) for g in grids)
     return convert(function(*(x.reshape(split) for x in operands), *wide), dtype).reshape(size)
+
+
+def _settled(grid: Array) -> Array:
+    """`grid`, computed once for each block: XLA would compute what is cheap again for each element of the block.
+
+    It does not for a division, so that the words are divided by a one of which it does not see that it is one.
+    """
+    if grid.dtype.itemsize != 4:
+        return grid
+    words = bitcast(grid, "uint32")
+    return bitcast(lax.div(words, ((words & _MAGNITUDE) >> 31) | 1), grid.dtype.name)
 
 
 # -- sub-byte storage --------------------------------------------------------------------------------------------------
 
 
-def _words_of(codes: Array, count: int) -> tuple[Array, ...]:
-    """The codes of every word of `count`, apart; the last word is filled up with code 0."""
-    rest = -codes.shape[-1] % count
-    if rest:
-        codes = jnp.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, rest)])
-    words = codes.reshape(*codes.shape[:-1], codes.shape[-1] // count, count)
-    return tuple(words[..., i] for i in range(count))
+def _words_of(codes: Array, dtype: str) -> Array:
+    """As many codes as a word has bytes, the first in the lowest; the last word is filled up with code 0.
+
+    Codes taken apart by strides instead would be computed once for each byte of a word by XLA.
+    """
+    count = jnp.dtype(dtype).itemsize
+    length = -(-codes.shape[-1] // count)
+    codes = _lengthened(codes, codes.ndim - 1, length * count, np.uint8(0))
+    return lax.bitcast_convert_type(codes.reshape(*codes.shape[:-1], length, count), jnp.dtype(dtype))
 
 
 def pack_nibbles(codes: Array) -> Array:
     """Two codes a byte along the last axis, the first in the low nibble; an odd length is padded with code 0."""
-    codes = _lengthened(codes, codes.ndim - 1, codes.shape[-1] + codes.shape[-1] % 2, np.uint8(0))
-    # As words of two bytes: every other byte taken out of `codes` would make XLA compute them twice.
-    pairs = lax.bitcast_convert_type(codes.reshape(*codes.shape[:-1], codes.shape[-1] // 2, 2), jnp.uint16)
+    pairs = _words_of(codes, "uint16")
     return (pairs | (pairs >> 4)).astype(jnp.uint8)
 
 
@@ -425,16 +469,19 @@ def unpack_nibbles(packed: Array, length: int) -> Array:
 
 def pack_sixes(codes: Array) -> Array:
     """Four codes in three bytes along the last axis: a little-endian word of 24 bits, the first code lowest."""
-    a, b, c, d = _words_of(codes, 4)
-    triples = jnp.stack([a | (b << 6), (b >> 2) | (c << 4), (c >> 4) | (d << 2)], -1)
-    return triples.reshape(*triples.shape[:-2], triples.shape[-2] * 3)
+    words = _words_of(codes, "uint32")
+    words = (words & 0x3F) | ((words >> 2) & 0xFC0) | ((words >> 4) & 0x3F000) | ((words >> 6) & 0xFC0000)
+    triples = lax.bitcast_convert_type(words, jnp.uint8)[..., :3]
+    return triples.reshape(*codes.shape[:-1], words.shape[-1] * 3)
 
 
 def unpack_sixes(packed: Array, length: int) -> Array:
     """Inverse of `pack_sixes` for a last axis of `length` codes."""
-    a, b, c = _words_of(packed, 3)
+    words = packed.shape[-1] // 3
+    triples = packed.reshape(*packed.shape[:-1], words, 3)
+    a, b, c = triples[..., 0], triples[..., 1], triples[..., 2]
     codes = jnp.stack([a & 63, (a >> 6) | ((b & 15) << 2), (b >> 4) | ((c & 3) << 4), c >> 2], -1)
-    return codes.reshape(*codes.shape[:-2], codes.shape[-2] * 4)[..., :length]
+    return codes.reshape(*packed.shape[:-1], words * 4)[..., :length]
 
 
 # -- gradients ---------------------------------------------------------------------------------------------------------
@@ -471,7 +518,7 @@ def refuse_gradient(x: Array, message: str) -> Array:
         return value
 
     @identity.defjvp
-    def _(primals: Any, tangents: Any) -> Any:
+    def _(*_: Any) -> Any:
         raise GradientError(message)
 
     return identity(x)

@@ -4,14 +4,17 @@ Run on the CPU backend; the GPU backend (Metal) was not run. As its arithmetic m
 approximate quotients, it gets the integer routines of `exact`.
 """
 
+# The library's annotations are partial, and some of what it exports is not in them.
+# pyright: reportAttributeAccessIssue=false, reportUntypedFunctionDecorator=false, reportArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
-import mlx.core as mx
 import ml_dtypes
+import mlx.core as mx
 import numpy as np
 
 from breccia.arrays import exact

@@ -5,12 +5,16 @@ large tensors goes block by block in chunks that stay in cache; everywhere else 
 FakeTensor, torch.func) each function is plain tensor operations that a compiler can fuse, and nothing looks at values.
 """
 
+# The library's annotations are partial, and some of what it exports is not in them.
+# pyright: reportAttributeAccessIssue=false, reportUntypedFunctionDecorator=false, reportArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import torch
 from torch.utils import _pytree
@@ -269,7 +273,7 @@ def _small_floats(x: Array, fmt: Format) -> Array:
     bits = x.view(torch.int32)
     magnitude = (bits & _MAGNITUDE).view(torch.float32).clamp(max=fmt.max)
     smallest = 128 - fmt.bias
-    field = ((magnitude.view(torch.int32) >> 23)).clamp(min=smallest, max=254)
+    field = (magnitude.view(torch.int32) >> 23).clamp(min=smallest, max=254)
     anchor = (field + (23 - fmt.mantissa_bits)) << 23
     count = (magnitude + anchor.view(torch.float32)).view(torch.int32) - anchor
     codes = ((field - smallest) << fmt.mantissa_bits) + count
@@ -466,11 +470,11 @@ class _StraightThrough(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Array, value: Array) -> Array:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(x: Array, value: Array) -> Array:  # noqa: ARG004  # pyright: ignore[reportIncompatibleMethodOverride]
         return value.view_as(value)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG004
         ctx.dtypes = inputs[0].dtype, inputs[1].dtype
 
     @staticmethod
@@ -506,11 +510,9 @@ def to_numpy(x: Array) -> Any:
     """A NumPy array of the same bits, a view of memory in the host."""
     x = x.detach().cpu()
     if x.dtype is torch.bfloat16:
-        import ml_dtypes
-
         return x.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     if x.dtype not in _NAMES:
-        return x.view(torch.uint8).numpy()
+        return x.view(torch.uint8).numpy().view(getattr(ml_dtypes, dtype_name(x), np.uint8))
     return x.numpy()
 
 
@@ -537,9 +539,11 @@ def _walks_back(strides: tuple[int, ...]) -> bool:
 
 
 def from_dlpack(x: Any) -> Array | None:
-    """The tensor of another library's array on an accelerator, sharing its memory."""
-    kind, _ = x.__dlpack_device__() if hasattr(x, "__dlpack_device__") else (1, 0)
-    return None if int(kind) == 1 else torch.from_dlpack(x)
+    """The tensor of another library's array, sharing its memory; None where PyTorch does not reach it."""
+    try:
+        return torch.from_dlpack(x)
+    except (RuntimeError, BufferError, ValueError, TypeError, AttributeError):
+        return None
 
 
 def register_container(cls: type, flatten: Callable[..., Any], unflatten: Callable[..., Any]) -> None:

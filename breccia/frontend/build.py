@@ -14,6 +14,7 @@ from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Region
 from xdsl.utils.exceptions import VerifyException
 
+from breccia.arrays import foreign
 from breccia.errors import TraceError
 from breccia.frontend import keys
 from breccia.frontend.elementwise import as_value
@@ -123,7 +124,7 @@ def flatten_result(trace: Trace, out: Any, values: list[Value]) -> Tree:
             trace.fail(TraceError, "the function returns a traced value of another function")
         values.append(out)
         return Tree("array")
-    if isinstance(out, np.ndarray | ScaledTensor | np.generic | Size):
+    if isinstance(out, np.ndarray | ScaledTensor | np.generic | Size) or foreign(out):
         values.append(as_value(trace, out))
         return Tree("array")
     if (isinstance(out, tuple | list) and type(out) in (tuple, list)) or hasattr(out, "_fields"):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from xdsl.dialects.builtin import IntAttr, StringAttr
 
+from breccia.arrays import foreign
 from breccia.errors import DTypeError, TraceError
 from breccia.frontend.dtypes import (
     Dtype,
@@ -61,7 +62,7 @@ def as_value(trace: Trace, thing: Any) -> Value:
         return size_value(trace, thing)
     if isinstance(thing, np.generic):
         return full(trace, thing.item() if thing.dtype.kind in "fiub" else float(thing), (), thing.dtype)
-    if isinstance(thing, np.ndarray | ScaledTensor):
+    if isinstance(thing, np.ndarray | ScaledTensor) or foreign(thing):
         return trace.capture(thing)
     if isinstance(thing, bool | int | float):
         return full(trace, thing, (), promote([], [thing]))

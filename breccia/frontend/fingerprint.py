@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from breccia.arrays import foreign, namespace
 from breccia.recipes import Recipe
 from breccia.tensor import ScaledTensor
 
@@ -263,10 +264,13 @@ def signature(args: Sequence[Any], kwargs: Mapping[str, Any], dynamic: bool) -> 
 
 def _argument(made: Fingerprint, x: Any, dynamic: bool) -> None:
     if isinstance(x, ScaledTensor):
-        made.text("scaled", x.shape, str(x.dtype))
+        made.text("scaled", x.library, x.shape, str(x.dtype))
         made.dataclass(x.recipe)
     elif isinstance(x, np.ndarray | np.generic):
         made.text("array", str(x.dtype), x.ndim, x.shape[1:] if dynamic and x.ndim > 1 else x.shape)
+    elif name := foreign(x):
+        shape = tuple(int(n) for n in x.shape)
+        made.text(name, namespace(x).dtype_name(x), len(shape), shape[1:] if dynamic and len(shape) > 1 else shape)
     elif type(x) in (tuple, list):
         made.text(type(x).__name__, len(x))
         for item in x:

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from breccia.arrays import library
-from breccia.errors import DTypeError, TraceError, UnsupportedError
+from breccia.arrays import foreign, namespace
+from breccia.errors import DTypeError, TraceError
 from breccia.recipes import Recipe
 from breccia.tensor import ScaledTensor
 
@@ -53,8 +53,10 @@ def call_key(args: Sequence[Any], kwargs: Mapping[str, Any], dynamic: bool) -> t
             parts += (x.dtype, x.ndim, x.shape[1:])
             leaves.append(x)
         elif type(x) is ScaledTensor and (known := _TOKENS.get(id(x.recipe))) is not None and known[0] is x.recipe:
-            parts += (ScaledTensor, known[1], x.shape, x.dtype)
+            parts += (type(x.data), known[1], x.shape, x.dtype)
             leaves.append(x)
+            if type(x.data) is not np.ndarray:
+                parts.append(namespace(x.data).device(x.data))
         else:
             _add(x, dynamic, parts, leaves)
     if kwargs:
@@ -65,8 +67,10 @@ def call_key(args: Sequence[Any], kwargs: Mapping[str, Any], dynamic: bool) -> t
 def _add(x: Any, dynamic: bool, parts: list[Any], leaves: list[Any]) -> None:
     kind = type(x)
     if kind is ScaledTensor:
-        parts += (ScaledTensor, recipe_token(x.recipe), x.shape, x.dtype)
+        parts += (type(x.data), recipe_token(x.recipe), x.shape, x.dtype)
         leaves.append(x)
+        if type(x.data) is not np.ndarray:
+            parts.append(namespace(x.data).device(x.data))
     elif kind is np.ndarray:
         parts += (x.dtype, x.ndim, x.shape[1:]) if dynamic and x.ndim > 1 else (x.dtype, x.shape)
         leaves.append(x)
@@ -86,8 +90,35 @@ def _add(x: Any, dynamic: bool, parts: list[Any], leaves: list[Any]) -> None:
         parts += (Recipe, recipe_token(x))
     elif isinstance(x, np.dtype | type):
         parts += (type, x)
+    elif foreign(x):
+        xp, sizes = namespace(x), tuple(int(n) for n in x.shape)
+        rest = (len(sizes), sizes[1:]) if dynamic and len(sizes) > 1 else (sizes,)
+        parts += (kind, xp.dtype_name(x), xp.device(x), *rest)
+        leaves.append(x)
     else:
         _add(as_array(x), dynamic, parts, leaves)
+
+
+def library_of(leaf: Any) -> str:
+    """The library of an array or ScaledTensor."""
+    return leaf.library if isinstance(leaf, ScaledTensor) else foreign(leaf) or "numpy"
+
+
+def one_library(leaves: Sequence[Any]) -> str:
+    """The library that all arrays of a call belong to; NumPy where there are none. DTypeError where they differ.
+
+    NumPy's numbers (arrays without axes) go with every library.
+    """
+    found = {library_of(leaf): leaf for leaf in leaves if type(leaf) is not np.ndarray or leaf.ndim}
+    if len(found) > 1:
+        shown = ", ".join(
+            f"{name} ({type(leaf).__name__} of shape {tuple(leaf.shape)})" for name, leaf in found.items()
+        )
+        raise DTypeError(
+            f"the arrays of one call belong to one library, and here are some of {shown}; convert them first: "
+            "ScaledTensors with .to(...), arrays with their library's own functions"
+        )
+    return next(iter(found), "numpy")
 
 
 def as_array(x: Any) -> Array:
@@ -100,12 +131,6 @@ def as_array(x: Any) -> Array:
     where = "an argument of a compiled function"
     if isinstance(x, ScaledTensor):
         raise DTypeError(f"{type(x).__name__}, a subclass of ScaledTensor, cannot be {where}")
-    try:
-        name = library(x)
-    except DTypeError:
-        name = ""
-    if name not in ("", "numpy"):
-        raise UnsupportedError(f"arrays of {name} ({type(x).__name__}) cannot be {where} yet; convert to NumPy first")
     raise TraceError(
         f"{type(x).__name__} cannot be {where}; allowed: arrays, ScaledTensors, Python numbers, strings, None, "
         "recipes, dtypes, and tuples, lists and dicts of them"
@@ -114,12 +139,12 @@ def as_array(x: Any) -> Array:
 
 def is_dynamic(leaf: Any, dynamic: bool) -> bool:
     """True for an argument whose leading size is left out of the key."""
-    return dynamic and isinstance(leaf, np.ndarray) and leaf.ndim > 1
+    return dynamic and not isinstance(leaf, ScaledTensor) and len(leaf.shape) > 1
 
 
 def rebuild(x: Any, replace: Callable[[Any], Any]) -> Any:
     """`x` with every array replaced by `replace(array)`, in the order of `call_key`."""
-    if isinstance(x, ScaledTensor | np.ndarray):
+    if isinstance(x, ScaledTensor | np.ndarray) or foreign(x):
         return replace(x)
     if isinstance(x, tuple | list):
         items = [rebuild(item, replace) for item in x]
@@ -140,5 +165,5 @@ def named_leaves(x: Any, name: str) -> Iterator[str]:
     elif isinstance(x, dict):
         for key, item in x.items():
             yield from named_leaves(item, f"{name}_{key}")
-    elif isinstance(x, ScaledTensor | np.ndarray | np.generic):
+    elif isinstance(x, ScaledTensor | np.ndarray | np.generic) or foreign(x):
         yield name

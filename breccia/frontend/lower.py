@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ class Lowered:
         """Emitted code with what is needed to call it."""
         self.check_strict()
         code = self._code
-        load = lambda entry: self._target.launch(code["source"], entry)  # noqa: E731
+        load = partial(self._target.launch, code["source"])
         return Program(self.plan(prepare=code["prepare"]), load, self._leaves, self._traced.constants)
 
     def check_strict(self) -> None:

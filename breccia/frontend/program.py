@@ -10,7 +10,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from breccia.errors import PassError
+import numpy as np
+
+from breccia.arrays import namespace, transfer
+from breccia.errors import DTypeError, PassError
+from breccia.frontend.keys import library_of, one_library
 from breccia.frontend.results import Result, Tree, convert_scaled, converter
 from breccia.tensor import ScaledTensor
 
@@ -55,14 +59,18 @@ class Program:
     """
 
     def __init__(
-        self, plan: Plan, load: Callable[[str], Callable[..., Any]], leaves: Sequence[Any], constants: Sequence[Any]
-    ) -> None:
+        self, plan: Plan, load: Callable[[str, str], Callable[..., Any]], leaves: Sequence[Any],
+        constants: Sequence[Any],
+    ) -> None:  # fmt: skip
         self.plan = plan
-        self.function = load(plan.entry) if plan.results else _nothing
-        self.converters = tuple(converter(leaf) for leaf in leaves)
-        fixed = [part for c in constants for part in components(c)]
+        # Constants decide where nothing else does: arrays of the call, moved to its library and device if NumPy's.
+        library = one_library(leaves or [c for c in constants if library_of(c) != "numpy"])
+        self.function = load(plan.entry, library) if plan.results else _nothing
+        place = device_of(leaves)
+        self.converters = tuple(converter(leaf) or number(leaf, library, place) for leaf in leaves)
+        fixed = [part for c in constants for part in components(moved(c, library, place))]
         if plan.prepare:
-            made = load("prepare")(*fixed)
+            made = load("prepare", library)(*fixed)
             fixed = list(made) if isinstance(made, tuple) else [made]
         self.fixed = tuple(fixed)
         self.run: Callable[[Sequence[Any]], Any] = self._chosen()
@@ -101,6 +109,34 @@ class Program:
 def _nothing(*_: Any) -> tuple[()]:
     """Stands for the emitted function of a program without array results."""
     return ()
+
+
+def device_of(leaves: Sequence[Any]) -> Any:
+    """The device that the arrays of a call lie on; None where that means nothing."""
+    for leaf in leaves:
+        array = leaf.data if isinstance(leaf, ScaledTensor) else leaf
+        if not isinstance(array, np.ndarray):
+            return namespace(array).device(array)
+    return None
+
+
+def number(leaf: Any, library: str, device: Any) -> Callable[[Any], Sequence[Any]] | None:
+    """What takes a number of NumPy's along in a call of another library."""
+    if library == "numpy" or not isinstance(leaf, np.ndarray):
+        return None
+    return lambda x: (transfer(x, library, device),)
+
+
+def moved(array: Any, library: str, device: Any) -> Any:
+    """A captured array in the library of the call. What belongs to another library than NumPy stays there."""
+    if library_of(array) == library:
+        return array
+    if library_of(array) != "numpy":
+        raise DTypeError(
+            f"the function closes over an array of {library_of(array)} (shape {tuple(array.shape)}) and was called "
+            f"with arrays of {library}; convert one of them first"
+        )
+    return array.to(library, device) if isinstance(array, ScaledTensor) else transfer(array, library, device)
 
 
 def components(array: Any) -> Sequence[Any]:

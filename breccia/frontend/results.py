@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from breccia.arrays import namespace, numpy_dtype
 from breccia.errors import PassError
 from breccia.ir import dims
 from breccia.ir.dims import Dim
+from breccia.numerics.storage import storage_dtype
 from breccia.recipes import Recipe
-from breccia.tensor import ScaledTensor
+from breccia.tensor import ScaledTensor, assembled
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Convert = Callable[[Any], Sequence[Array]]
@@ -68,22 +70,33 @@ class Result:
     def assemble(self, parts: Sequence[Array], env: dict[str, int]) -> Any:
         """The array or ScaledTensor made of the components that the emitted function gave."""
         if self.recipe is None:
-            (array,) = parts
-            if array.dtype == self.dtype:
-                return array
-            if self.is_plain or array.dtype != np.uint8:
-                raise PassError(f"emitted code gave {array.dtype} where {self.dtype} was meant")
-            return array.view(self.dtype)
+            return _named(parts[0], self.dtype, plain=self.is_plain)
         shape = tuple(int(dims.evaluate(d, env)) for d in self.shape)
         recipe, rest = self.recipe, list(parts[1:])
         grids = [(level.block is None, rest.pop(0)) for level in recipe.levels]
         whole = recipe.innermost.block is None
         zero_point = _grid(whole, rest.pop(0)) if recipe.zero_point is not None else None
         offset = _grid(whole, rest.pop(0)) if recipe.offset is not None else None
-        return ScaledTensor(
-            parts[0], None, recipe, None, zero_point,
-            shape=shape, dtype=self.dtype, scales=[_grid(*g) for g in grids], offset=offset,
-        )  # fmt: skip
+        xp = namespace(parts[0])
+        data = xp.bitcast(parts[0], storage_dtype(recipe.element))
+        return assembled(data, tuple(_grid(*g) for g in grids), recipe, zero_point, offset, shape, self.dtype)
+
+
+def _named(array: Any, dtype: np.dtype[Any], *, plain: bool) -> Any:
+    """A result under its dtype: codes become an array of their format where the library has one."""
+    if isinstance(array, np.ndarray):
+        if array.dtype == dtype:
+            return array
+        if plain or array.dtype != np.uint8:
+            raise PassError(f"emitted code gave {array.dtype} where {dtype} was meant")
+        return array.view(dtype)
+    xp = namespace(array)
+    if plain or xp.dtype_name(array) != "uint8":
+        return array
+    try:
+        return xp.bitcast(array, dtype.name)
+    except (KeyError, TypeError):  # the library has no such dtype, and bytes of codes are what it holds instead
+        return array
 
 
 def _grid(whole: bool, array: Array) -> Array:
@@ -105,23 +118,35 @@ def convert_plain(dtype: np.dtype[Any]) -> Convert | None:
     return lambda x: (x.view(np.uint8) & mask,)
 
 
+def convert_foreign(name: str) -> Convert | None:
+    """`convert_plain` for a dtype of another library, by its name."""
+    dtype = numpy_dtype(name)
+    if dtype.itemsize > 1 or name in ("bool", "uint8"):
+        return None
+    return lambda x: (namespace(x).bitcast(x, "uint8"),)
+
+
 def convert_scaled(x: ScaledTensor) -> Sequence[Array]:
     """The components of a ScaledTensor: elements, scales outermost first, zero point, offset."""
-    data = x.data if x.data.dtype != np.int8 else x.data.view(np.uint8)
+    xp = namespace(x.data)
+    data = xp.bitcast(x.data, "uint8") if xp.dtype_name(x.data) == "int8" else x.data
     ones = (1,) * len(x.shape)
-    parts = [data, *(s if s.ndim else s.reshape(ones) for s in x.scales)]
-    if x.zero_point is not None:
-        parts.append(x.zero_point if x.zero_point.ndim else x.zero_point.reshape(ones))
-    if x.offset is not None:
-        parts.append(x.offset if x.offset.ndim else x.offset.reshape(ones))
-    return parts
+    side = [*x.scales, *(a for a in (x.zero_point, x.offset) if a is not None)]
+    return [data, *(a if len(a.shape) else xp.reshape(a, ones) for a in side)]
 
 
 def converter(leaf: Any) -> Convert | None:
     """What makes the components of arguments like `leaf`; None where the argument is its own component."""
     if not isinstance(leaf, ScaledTensor):
-        return convert_plain(leaf.dtype)
-    stored_as_is = leaf.data.dtype == np.uint8 and leaf.zero_point is None and leaf.offset is None
+        if isinstance(leaf, np.ndarray):
+            return convert_plain(leaf.dtype)
+        return convert_foreign(namespace(leaf).dtype_name(leaf))
+    stored_as_is = (
+        isinstance(leaf.data, np.ndarray)
+        and leaf.data.dtype == np.uint8
+        and leaf.zero_point is None
+        and leaf.offset is None
+    )
     if not stored_as_is or any(s.ndim == 0 for s in leaf.scales):
         return convert_scaled
     return _one_level if len(leaf.scales) == 1 else _levels  # this is on the way of every call

@@ -16,6 +16,8 @@ from xdsl.dialects.builtin import FileLineColLoc
 from xdsl.ir import Attribute, Block, SSAValue
 from xdsl.utils.exceptions import VerifyException
 
+from breccia.arrays import namespace
+from breccia.arrays import numpy_dtype as any_dtype
 from breccia.errors import BrecciaError, DTypeError, ShapeError, TraceError
 from breccia.frontend.dtypes import ir_dtype, numpy_dtype
 from breccia.frontend.symbols import Retrace, Size, Symbols
@@ -108,8 +110,8 @@ class Trace:
             dtype, recipe = array.dtype, array.recipe
             kind = scaled(array.shape, ir_dtype(dtype), recipe)
         else:
-            dtype = array.dtype.newbyteorder("=")
-            shape = array.shape if leading is None else (leading, *array.shape[1:])
+            dtype, sizes = leaf_dtype(array), tuple(int(n) for n in array.shape)
+            shape = sizes if leading is None else (leading, *sizes[1:])
             kind = tensor(shape, ir_dtype(dtype))
         ssa = self.block.insert_arg(kind, len(self.block.args))
         ssa.name_hint = name
@@ -245,7 +247,11 @@ def plain(value: Value, what: str) -> Value:
 
 def as_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     """A NumPy dtype; raises DTypeError."""
-    try:
-        return np.dtype(dtype)
-    except TypeError as error:
-        raise DTypeError(f"{dtype!r} is no dtype: {error}") from None
+    return any_dtype(dtype)
+
+
+def leaf_dtype(array: Any) -> np.dtype[Any]:
+    """The NumPy dtype of an array of any library."""
+    if isinstance(array, np.ndarray):
+        return array.dtype.newbyteorder("=")
+    return any_dtype(namespace(array).dtype_name(array))

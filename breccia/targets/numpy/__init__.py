@@ -26,10 +26,10 @@ def _emit(module: ModuleOp) -> str:
     return emit(module)
 
 
-def _launch(source: str, entry: str) -> Callable[..., Any]:
+def _launch(source: str, entry: str, library: str = "numpy") -> Callable[..., Any]:
     from breccia.targets.numpy.launch import launch
 
-    return launch(source, entry)
+    return launch(source, entry, library)
 
 
-TARGET = Target("numpy", __version__, _rows, emitter=_emit, launcher=_launch)
+TARGET = Target("numpy", __version__, _rows, emitter=_emit, launcher=_launch, arrays=("numpy", "torch", "jax", "mlx"))

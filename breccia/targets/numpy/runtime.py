@@ -176,7 +176,7 @@ def decode(xp: Any, codes: Array, fmt: str, size: int | None = None) -> Array:
 
 
 def dequantize(
-    xp: Any, codes: Array, fmt: str, scales: Sequence[Spread] = (), zero: Spread | None = None, size: int | None = None
+    _xp: Any, codes: Array, fmt: str, scales: Sequence[Spread] = (), zero: Spread | None = None, size: int | None = None
 ) -> Array:
     """`((E(e) - zero) * scales[0]) * scales[1] ...`, rounded to float32 after each step.
 
@@ -187,25 +187,7 @@ def dequantize(
     >>> dequantize(np, codes, "float4_e2m1fn", ((scale, (1, 2)),)).tolist()
     [[1.0, 12.0]]
     """
-    format_ = formats.find(fmt)
-    if xp is np:
-        return _decode.dequantize(codes, format_, scales, zero, size)
-    if size is not None:
-        codes = numerics.unpack(codes, format_, size)
-    x = numerics.decode(codes, format_)
-    if zero is not None:
-        x = x - _over(xp, zero, x.shape)
-    for scale in scales:
-        x = x * _over(xp, scale, x.shape)
-    return x
-
-
-def _over(xp: Any, spread: Spread, shape: tuple[int, ...]) -> Array:
-    grid, block = spread
-    for axis, width in enumerate(block):
-        if width is not None and width > 1:
-            grid = expand(xp, grid, axis, width, shape[axis])
-    return grid
+    return _decode.dequantize(codes, formats.find(fmt), scales, zero, size)
 
 
 def encode(xp: Any, x: Array, fmt: str) -> Array:
@@ -236,13 +218,18 @@ def quantize(
 
     origin, extent: where `x` begins in its tensor, and that tensor's shape; stochastic rounding belongs to elements.
     """
+    return components_of(x, recipe, given, None if seed is None else int(seed), origin, extent)
+
+
+def components_of(
+    x: Array, recipe: Recipe, given: tuple[Array, ...], seed: Any, origin: tuple[int, ...], extent: tuple[int, ...]
+) -> tuple[Array, ...]:
+    """`quantize` in any library."""
     place = None
     if origin:
         strides = _strides(extent)
         place = (_dot(origin, strides), strides)
-    parts = numerics.quantize(
-        x, recipe, scales=given or None, seed=None if seed is None else int(seed), index_offset=place
-    )
+    parts = numerics.quantize(x, recipe, scales=given or None, seed=seed, index_offset=place)
     extra = (part for part in (parts.zero_point, parts.offset) if part is not None)
     return (parts.elements, *parts.scales[len(given) :], *extra)
 
