@@ -10,6 +10,7 @@ XLA on CPU flushes subnormal numbers, contracts products and sums, and multiplie
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from math import prod
 from typing import Any
 
@@ -482,6 +483,19 @@ def unpack_sixes(packed: Array, length: int) -> Array:
     a, b, c = triples[..., 0], triples[..., 1], triples[..., 2]
     codes = jnp.stack([a & 63, (a >> 6) | ((b & 15) << 2), (b >> 4) | ((c & 3) << 4), c >> 2], -1)
     return codes.reshape(*packed.shape[:-1], words * 4)[..., :length]
+
+
+@lru_cache(maxsize=1024)
+def _jitted(function: Callable[..., Any], static: Any) -> Callable[..., Any]:
+    return jax.jit(partial(function, static))
+
+
+def fused(function: Callable[..., Any], static: Any, arrays: tuple[Array, ...]) -> Any:
+    """`function(static, *arrays)` under `jax.jit`; as it is where JAX traces already."""
+    for x in arrays:
+        if isinstance(x, jax.core.Tracer):
+            return function(static, *arrays)
+    return _jitted(function, static)(*arrays)
 
 
 # -- gradients ---------------------------------------------------------------------------------------------------------
