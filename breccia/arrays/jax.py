@@ -15,11 +15,12 @@ from math import prod
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from breccia.arrays import exact
+from breccia.arrays import exact, statics
 from breccia.errors import DTypeError, GradientError, UnsupportedError
 from breccia.formats import Format
 from breccia.recipes import Block, grid_shape
@@ -73,8 +74,8 @@ def nbytes(x: Array) -> int:
 
 
 def device(x: Array) -> Any:
-    """The device that `x` lies on; None where it is traced or spread over several."""
-    if isinstance(x, jax.core.Tracer) or len(x.devices()) != 1:
+    """The device that `x` lies on; None where it is traced, a mere shape, or spread over several."""
+    if isinstance(x, jax.core.Tracer) or not isinstance(x, jax.Array) or len(x.devices()) != 1:
         return None
     return next(iter(x.devices()))
 
@@ -580,9 +581,13 @@ def from_dlpack(x: Any) -> Array | None:
 
 
 def register_container(cls: type, flatten: Callable[..., Any], unflatten: Callable[..., Any]) -> None:
-    """Make objects of `cls` pytrees of JAX."""
+    """Make objects of `cls` pytrees of JAX, in exported programs too."""
+    name = f"{cls.__module__}.{cls.__qualname__}"
     try:
         jax.tree_util.register_pytree_node(cls, flatten, unflatten)
+        jax.export.register_pytree_node_serialization(
+            cls, serialized_name=name, serialize_auxdata=statics.dumps, deserialize_auxdata=statics.loads
+        )
     except ValueError as error:  # registered already
         if "uplicate" not in str(error):
             raise
