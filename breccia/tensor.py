@@ -245,12 +245,14 @@ class ScaledTensor:
         An array of this tensor's library, on its device.
         """
         target = self.dtype if dtype is None else logical_dtype(dtype)
+        xp = namespace(self.data)
         values = None
         if isinstance(self.data, np.ndarray):
             values = dequantize_storage(self.data, self.shape, self.scales, self.recipe)
         if values is None:
-            values = dequantize_components(self.components(), self.recipe, self.shape)
-        return values if target.name == "float32" else namespace(values).convert(values, target.name)
+            arrays, static = flatten(self)
+            values = xp.fused(_values, static, arrays)
+        return values if target.name == "float32" else xp.convert(values, target.name)
 
     def numpy(self) -> np.ndarray[Any, np.dtype[Any]]:
         """The values as a NumPy array of this tensor's dtype."""
@@ -408,6 +410,11 @@ def unflatten(static: Static, arrays: Sequence[Any]) -> ScaledTensor:
     return assembled(data, scales, recipe, zero_point, offset, shape, _LOGICAL[dtype])
 
 
+def _values(static: Static, *arrays: Any) -> Array:
+    st = unflatten(static, arrays)
+    return dequantize_components(st.components(), st.recipe, st.shape)
+
+
 # -- checks ------------------------------------------------------------------------------------------------------------
 
 
@@ -517,7 +524,17 @@ def cast_array(
         name = xp.dtype_name(x)
         dtype = name if name in ("float16", "bfloat16") else "float32"
     given = _given_scales(xp, x, scale, recipe)
-    return from_components(quantize_array(x, recipe, scales=given, seed=seed), recipe, dtype)
+    if recipe.policy.nonfinite == "error":  # which has to look at values
+        return from_components(quantize_array(x, recipe, scales=given, seed=seed), recipe, dtype)
+    words = () if seed is None else xp.seed_words(seed, x)
+    static = recipe, logical_dtype(dtype).name, len(words)
+    return xp.fused(_cast, static, (x, *words, *(given or ())))
+
+
+def _cast(static: tuple[Recipe, str, int], x: Array, *rest: Array) -> ScaledTensor:
+    recipe, dtype, words = static
+    made = quantize_array(x, recipe, scales=rest[words:] or None, seed=rest[:words] or None)
+    return from_components(made, recipe, dtype)
 
 
 def _given_scales(xp: Primitives, x: Any, scale: Any, recipe: Recipe) -> tuple[Array, ...] | None:

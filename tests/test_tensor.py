@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import pickle
 
 import ml_dtypes
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from breccia import recipes
-from breccia.arrays import namespace
+from breccia.arrays import _namespace, library, namespace, primitives_of
 from breccia.errors import BlockBorderError, DTypeError, FormatError, RecipeError, ShapeError, UnsupportedError
 from breccia.layouts import PerBlockK, PerBlockMN, PerTensor
 from breccia.tensor import ScaledTensor, cast_array, concat, from_buffer, requantize
@@ -287,7 +288,7 @@ def test_cast_refuses_what_it_cannot_take():
         cast_array("text", recipes.mxfp4)
 
 
-def test_libraries_are_found_by_module_and_missing_ones_named():
+def test_libraries_are_found_by_module_and_missing_ones_named(monkeypatch):
     class Tensor:
         __module__ = "torch"
 
@@ -295,9 +296,14 @@ def test_libraries_are_found_by_module_and_missing_ones_named():
         __module__ = "elsewhere"
 
     assert namespace([1.0]) is namespace(np.zeros(1)) is namespace(np.float32(1))
-    for kind in (Tensor, Mine):
-        with pytest.raises(UnsupportedError, match="arrays of torch"):
-            namespace(kind())
+    assert library(Tensor()) == library(Mine()) == "torch"
+    monkeypatch.setitem(sys.modules, "mlx", None)
+    monkeypatch.setitem(sys.modules, "mlx.core", None)
+    monkeypatch.delitem(sys.modules, "breccia.arrays.mlx", raising=False)
+    _namespace.cache_clear()
+    with pytest.raises(UnsupportedError, match=r"mlx is not installed .*pip install breccia\[mlx\]"):
+        primitives_of("mlx")
+    _namespace.cache_clear()
 
 
 def test_repr_says_what_matters():

@@ -7,7 +7,6 @@ No library is imported before somebody passes one of its arrays. A file `arrays/
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -141,6 +140,10 @@ class Primitives(Protocol):
     def pack_sixes(self, codes: Array) -> Array: ...
     def unpack_sixes(self, packed: Array, length: int) -> Array: ...
 
+    def fused(self, function: Callable[..., Any], static: Any, arrays: tuple[Array, ...]) -> Any:
+        """`function(static, *arrays)`, as one computation where the library compiles; `static` is hashable."""
+        ...
+
     # -- gradients -----------------------------------------------------------------------------------------------------
 
     def stop_gradient(self, x: Array) -> Array:
@@ -240,16 +243,17 @@ def _is_foreign_dtype(dtype: Any) -> bool:
 def namespace(x: Any) -> Primitives:
     """The primitives of the library that `x` belongs to.
 
-    Raises UnsupportedError for a library that has no file in this folder, DTypeError for what is no array.
+    Raises UnsupportedError for a library that cannot be imported, DTypeError for what is no array.
     """
-    return _namespace(library(x), type(x).__name__)
+    return _namespace(library(x))
 
 
 @lru_cache(maxsize=64)
-def _namespace(name: str, given: str) -> Primitives:
-    if importlib.util.find_spec(f"{__name__}.{name}") is None:
-        raise UnsupportedError(f"arrays of {name} ({given}) are not supported yet; convert to NumPy first")
-    return cast(Primitives, cast(object, importlib.import_module(f"{__name__}.{name}")))
+def _namespace(name: str) -> Primitives:
+    try:
+        return cast(Primitives, cast(object, importlib.import_module(f"{__name__}.{name}")))
+    except ModuleNotFoundError as error:
+        raise UnsupportedError(f"{name} is not installed ({error}); install it: pip install breccia[{name}]") from error
 
 
 def primitives_of(name: str) -> Primitives:
@@ -260,10 +264,7 @@ def primitives_of(name: str) -> Primitives:
     """
     if name not in _LIBRARIES:
         raise DTypeError(f"{name!r} is no array library that breccia knows; allowed: {', '.join(_LIBRARIES)}")
-    try:
-        return _namespace(name, name)
-    except ModuleNotFoundError as error:
-        raise UnsupportedError(f"{name} is not installed ({error}); install it: pip install breccia[{name}]") from error
+    return _namespace(name)
 
 
 def transfer(x: Array, name: str, device: Any = None) -> Array:

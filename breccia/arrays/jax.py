@@ -432,6 +432,7 @@ def map_blocks(
     return convert(function(*(x.reshape(split) for x in operands), *wide), dtype).reshape(size)
 
 
+@jax.custom_jvp
 def _settled(grid: Array) -> Array:
     """`grid`, computed once for each block: XLA would compute what is cheap again for each element of the block.
 
@@ -441,6 +442,11 @@ def _settled(grid: Array) -> Array:
         return grid
     words = bitcast(grid, "uint32")
     return bitcast(lax.div(words, ((words & _MAGNITUDE) >> 31) | 1), grid.dtype.name)
+
+
+@_settled.defjvp
+def _settled_jvp(primals: Any, tangents: Any) -> Any:
+    return _settled(*primals), tangents[0]
 
 
 # -- sub-byte storage --------------------------------------------------------------------------------------------------

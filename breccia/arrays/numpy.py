@@ -366,6 +366,11 @@ def unpack_sixes(packed: Array, length: int) -> Array:
     return codes.reshape(*packed.shape[:-1], words * 4)[..., :length]
 
 
+def fused(function: Callable[..., Any], static: Any, arrays: tuple[Array, ...]) -> Any:
+    """`function(static, *arrays)`."""
+    return function(static, *arrays)
+
+
 # -- gradients and other libraries -------------------------------------------------------------------------------------
 
 

@@ -461,6 +461,11 @@ def unpack_sixes(packed: Array, length: int) -> Array:
     return codes.reshape(*packed.shape[:-1], packed.shape[-1] // 3 * 4)[..., :length]
 
 
+def fused(function: Callable[..., Any], static: Any, arrays: tuple[Array, ...]) -> Any:
+    """`function(static, *arrays)`."""
+    return function(static, *arrays)
+
+
 # -- gradients ---------------------------------------------------------------------------------------------------------
 
 

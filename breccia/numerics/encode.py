@@ -27,8 +27,8 @@ def encode(
     overflow: `saturate` writes the largest finite value for what is too large, infinity included; `nan` writes what the
         format has for it: its infinity, else its NaN, else the largest value. NaN becomes NaN, or code 0 where the
         format has none (`quantize` then gives the block a NaN scale). Integers always saturate.
-    seed, index: for stochastic rounding: a 64-bit key, a Python integer or an integer array of one entry, and the
-        (high, low) words of each element's flat index in the whole tensor, by default in x.
+    seed, index: for stochastic rounding: a 64-bit key, a Python integer, an integer array of one entry, or its
+        (high, low) words, and the (high, low) words of each element's flat index in the whole tensor, by default in x.
 
     Raises RecipeError for stochastic rounding without a seed, UnsupportedError for formats wider than float32.
 
@@ -54,7 +54,7 @@ def _random(xp: Primitives, x: Array, seed: Any, index: Words | None) -> Array:
     if index is None:
         shape = xp.shape(x)
         index = xp.flat_index(shape, 0, row_major_strides(shape), x)
-    return random_bits(xp, xp.seed_words(seed, x), index)
+    return random_bits(xp, seed if isinstance(seed, tuple) else xp.seed_words(seed, x), index)
 
 
 def row_major_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
