@@ -195,10 +195,10 @@ class ScaledTensor:
         return Components(self.codes(), self.scales, self.zero_point, self.offset)
 
     def __repr__(self) -> str:
-        try:
-            xp = namespace(self.data)
-        except DTypeError:  # a library's transformation put something else into the leaves
-            return f"breccia.ScaledTensor(shape={self.shape}, recipe={self.recipe!r}, data={self.data!r})"
+        leaves = (self.data, *self._side_arrays())
+        if not all(hasattr(a, "dtype") for a in leaves):  # a library's transformation put something else there
+            return f"breccia.ScaledTensor(shape={self.shape}, recipe={self.recipe!r}, leaves={leaves!r})"
+        xp = namespace(self.data)
         scales = ", ".join(f"{xp.dtype_name(s)}{list(xp.shape(s))}" for s in self.scales)
         where = "" if self.library == "numpy" else f"library={self.library}, device={self.device}, "
         return (
@@ -404,6 +404,9 @@ def unflatten(static: Static, arrays: Sequence[Any]) -> ScaledTensor:
     """
     recipe, shape, dtype, levels, has_zero_point, has_offset = static
     rest = list(arrays)
+    found = getattr(rest[0], "shape", ())
+    if 0 < len(found) != len(shape):  # vmap and scan take a leading axis off all arrays, and put one back
+        shape = (*found[:-1], shape[-1])
     data, scales, extra = rest[0], tuple(rest[1 : 1 + levels]), rest[1 + levels :]
     zero_point = extra.pop(0) if has_zero_point else None
     offset = extra.pop(0) if has_offset else None
