@@ -166,12 +166,12 @@ def test_whole_numbers_round_to_nearest_even(dtype):
 
 
 def test_complex_is_refused():
-    with pytest.raises(DTypeError, match="complex64.*allowed: float16.*take x.real"):
+    with pytest.raises(DTypeError, match=r"complex64.*allowed: float16.*take x.real"):
         xp.as_float32(jnp.ones(3, jnp.complex64))
 
 
 def test_random_keys_are_refused():
-    with pytest.raises(DTypeError, match="key<.*allowed: float16"):
+    with pytest.raises(DTypeError, match=r"key<.*allowed: float16"):
         xp.as_float32(jax.random.key(0))
 
 
