@@ -41,8 +41,6 @@ if TYPE_CHECKING:
         astype,
         broadcast_to,
         cast,
-        cast_ste,
-        cast_ste_clipped,
         concat,
         dequantize,
         exp,
@@ -68,6 +66,7 @@ if TYPE_CHECKING:
         transpose,
         where,
     )
+    from breccia.gradients import cast_ste, cast_ste_clipped
     from breccia.layouts import Layout, PerBlockK, PerBlockMN, PerChannel, PerTensor
     from breccia.recipes import Level, Offset, Policy, Recipe, ZeroPoint, all_recipes
     from breccia.scaling import (
@@ -89,10 +88,11 @@ _HOMES = {
     ),
     "breccia.frontend.compile": "compile",
     "breccia.functions": (
-        "amax astype broadcast_to cast cast_ste cast_ste_clipped concat dequantize exp gelu grouped_matmul layer_norm "
+        "amax astype broadcast_to cast concat dequantize exp gelu grouped_matmul layer_norm "
         "matmul max maximum mean minimum relu requantize reshape rms_norm rsqrt sigmoid silu softmax sqrt sum tanh "
         "transpose where"
     ),
+    "breccia.gradients": "cast_ste cast_ste_clipped",
     "breccia.layouts": "Layout PerBlockK PerBlockMN PerChannel PerTensor",
     "breccia.recipes": "Level Offset Policy Recipe ZeroPoint all_recipes",
     "breccia.scaling": (

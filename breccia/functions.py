@@ -78,45 +78,6 @@ def requantize(st: Any, recipe: Recipe, axis: int = -1, seed: Any = None) -> Any
     return tensor.requantize(_scaled(st, "requantize"), recipe, axis, seed)
 
 
-def cast_ste(x: Any, recipe: Recipe, axis: int = -1, seed: Any = None) -> Any:
-    """`x` encoded and decoded: fake quantization, in x's dtype (float32 for what is no float).
-
-    Where a library has gradients, that of this function is the identity (straight-through estimator).
-
-    >>> from breccia import recipes
-    >>> cast_ste(np.array([[1.0, 1.1]], np.float32), recipes.mxfp4).tolist()
-    [[1.0, 1.0]]
-    """
-    if _traced(x, seed):
-        return _call(_SCALED, "round_trip", x, recipe, axis, seed)
-    x = _array(x)
-    xp = namespace(x)
-    out = tensor.cast_array(xp.stop_gradient(x), recipe, axis, None, seed).dequantize(np.float32)
-    name = xp.dtype_name(x)
-    if name not in ("float16", "bfloat16", "float32", "float64"):
-        return out
-    return xp.straight_through(x, out if name == "float32" else xp.convert(out, name))
-
-
-def cast_ste_clipped(
-    x: Any,
-    recipe: Recipe,
-    clip_min: float | None = None,
-    clip_max: float | None = None,
-    axis: int = -1,
-    seed: Any = None,
-) -> Any:
-    """The values of `cast_ste`; where a library has gradients, they are 0 outside clip_min to clip_max.
-
-    >>> from breccia import recipes
-    >>> cast_ste_clipped(np.array([[1.0, 1.1]], np.float32), recipes.mxfp4, -2, 2).tolist()
-    [[1.0, 1.0]]
-    """
-    if clip_min is not None and clip_max is not None and clip_min > clip_max:
-        raise ShapeError(f"cast_ste_clipped: clip_min {clip_min} is above clip_max {clip_max}")
-    return cast_ste(x, recipe, axis, seed)
-
-
 # -- products ----------------------------------------------------------------------------------------------------------
 
 

@@ -121,6 +121,8 @@ def unary(fn: str, x: Value) -> Value:
         return _unary(fn, widened(x, fn), x._dtype)
     if fn == "not":
         return _unary(fn, as_truth(x), bool_)
+    if fn == "stop_gradient":
+        return x.trace.wrap(x.trace.emit(UnaryOp, x.ssa, fn=StringAttr(fn)), x._dtype)
     kept = x if is_float(x._dtype) else astype(plain(x, fn), float32)
     return _unary(fn, widened(kept, fn), bool_ if fn == "isnan" else kept._dtype)
 

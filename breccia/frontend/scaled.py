@@ -5,15 +5,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from xdsl.dialects.builtin import StringAttr
 
 from breccia.errors import DTypeError, RecipeError, ShapeError
 from breccia.frontend.dtypes import Dtype, float32, float64, int32, int64, ir_dtype, is_float, promote
-from breccia.frontend.elementwise import as_value, astype, full, ints, trace_of
+from breccia.frontend.elementwise import as_value, astype, binary, full, ints, trace_of, unary, where
 from breccia.frontend.shapes import reshape_to
 from breccia.frontend.trace import Trace, Value, as_dtype, fail, plain
 from breccia.ir.attributes import PolicyAttr
-from breccia.ir.ops import BroadcastOp, ConvertOp, DequantizeOp, GroupedMatmulOp, MatmulOp, QuantizeOp
+from breccia.ir.base import as_tensor
+from breccia.ir.ops import (
+    AssembleOp,
+    BinaryOp,
+    BroadcastOp,
+    ConvertOp,
+    DequantizeOp,
+    GroupedMatmulOp,
+    MatmulOp,
+    PartsOp,
+    QuantizeOp,
+)
 from breccia.ir.types import DimsAttr, RecipeAttr, TensorType, component_types, decode_half, scaled
+from breccia.numerics.decode import element_range
 from breccia.recipes import Recipe
 from breccia.tensor import logical_dtype
 
@@ -200,5 +213,47 @@ def grouped_matmul(x: Any, w: Any, offsets: Any, out_dtype: DTypeLike = np.float
 
 
 def round_trip(x: Value, recipe: Recipe, axis: int = -1, seed: Any = None) -> Value:
-    """`x` encoded and decoded, in its own dtype."""
-    return astype(dequantize(cast(x, recipe, axis, None, seed), float32), x._dtype)
+    """`x` encoded and decoded, in its own dtype; its gradient is the identity where the library has gradients."""
+    return _through(x, cast(_still(x), recipe, axis, None, seed))
+
+
+def _still(x: Value) -> Value:
+    """`x` as a constant to differentiation."""
+    return unary("stop_gradient", x) if x.trace.differentiable and is_float(x._dtype) else x
+
+
+def _through(x: Value, st: Value) -> Value:
+    value = astype(dequantize(st, float32), x._dtype if is_float(x._dtype) else float32)
+    if not x.trace.differentiable or value._dtype != x._dtype:
+        return value
+    return x.trace.wrap(x.trace.emit(BinaryOp, x.ssa, value.ssa, fn=StringAttr("straight_through")), x._dtype)
+
+
+def round_trip_clipped(
+    x: Value, recipe: Recipe, low: float | None, high: float | None, axis: int = -1, seed: Any = None
+) -> Value:
+    """`round_trip`, whose gradient is 0 where x lies beyond its element's largest values, or outside low to high."""
+    trace = trace_of(x, seed)
+    x = plain(as_value(trace, x), "cast_ste_clipped")
+    still = _still(x)
+    st = cast(still, recipe, axis, None, seed)
+    through = _through(x, st)
+    if not trace.differentiable or not is_float(x._dtype):
+        return through
+    wide = astype(still, float32)
+    smallest, largest = element_range(recipe.element)
+    inside = binary("and", binary("ge", wide, _limit(st, smallest)), binary("le", wide, _limit(st, largest)))
+    for fn, bound in (("ge", low), ("le", high)):
+        if bound is not None:
+            inside = binary("and", inside, binary(fn, wide, bound))
+    return where(inside, through, _still(through))
+
+
+def _limit(st: Value, number: float) -> Value:
+    """What every element of `st` would decode to if it were `number`."""
+    trace = st.trace
+    elements, *side = trace.emit(PartsOp, st.ssa).owner.results  # type: ignore[union-attr]
+    kind = as_tensor("cast_ste_clipped", "elements", elements.type)
+    codes = trace.emit(ConvertOp, full(trace, number, st.dims, float32).ssa, dtype=kind.dtype)
+    whole = trace.emit(AssembleOp, codes, *side, type=st.ssa.type)
+    return dequantize(trace.wrap(whole, float32, st.recipe), float32)

@@ -88,6 +88,8 @@ class Trace:
         self.constant_values: list[Value] = []
         self.decisions: list[str] = []
         self.open = True
+        self.differentiable = False
+        """True where arrays belong to a library that has gradients."""
         self._captured: dict[int, Value] = {}
         self._hints = symbols.hints()
         self._locations: dict[tuple[str, int], FileLineColLoc] = {}
@@ -106,6 +108,7 @@ class Trace:
         """A new argument of the function, with the type of `array`; `leading` stands for its leading size."""
         recipe: Recipe | None = None
         kind: Attribute
+        self.differentiable |= not isinstance(array.data if isinstance(array, ScaledTensor) else array, np.ndarray)
         if isinstance(array, ScaledTensor):
             dtype, recipe = array.dtype, array.recipe
             kind = scaled(array.shape, ir_dtype(dtype), recipe)

@@ -68,6 +68,19 @@ def _wide(xp: Primitives, codes: Array, fmt: Format, name: str) -> Array:
 
 
 @lru_cache(maxsize=64)
+def element_range(fmt: Format) -> tuple[float, float]:
+    """The smallest and the largest finite value of a format of at most 8 bits.
+
+    >>> from breccia import formats
+    >>> element_range(formats.int4)
+    (-8.0, 7.0)
+    """
+    values = [float(fmt.decode_code(code)) for code in range(1 << fmt.bits)]
+    finite = [v for v in values if v - v == 0]
+    return min(finite), max(finite)
+
+
+@lru_cache(maxsize=64)
 def code_bits(fmt: Format) -> tuple[int, ...]:
     """float32 bits of every code of a format of at most 8 bits."""
     return tuple(float32_bits(fmt.decode_code(code)) for code in range(1 << fmt.bits))

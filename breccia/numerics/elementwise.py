@@ -92,6 +92,7 @@ UNARY: dict[str, Unary] = {
     "floor": lambda xp, x: xp.floor(x),
     "not": lambda xp, x: xp.logical_not(x),
     "isnan": lambda xp, x: x != x,
+    "stop_gradient": lambda xp, x: x,
 }
 """For each of `breccia.ir.functions.UNARY`. Only NaN differs from itself, so `isnan` needs no function of xp."""
 
@@ -111,6 +112,7 @@ BINARY: dict[str, Binary] = {
     "max": lambda xp, a, b: xp.maximum(a, b),
     "min": lambda xp, a, b: xp.minimum(a, b),
     "pow": lambda xp, a, b: a**b,
+    "straight_through": lambda xp, a, b: b,
     "lt": lambda xp, a, b: a < b,
     "le": lambda xp, a, b: a <= b,
     "gt": lambda xp, a, b: a > b,
@@ -120,4 +122,5 @@ BINARY: dict[str, Binary] = {
     "and": lambda xp, a, b: xp.logical_and(a, b),
     "or": lambda xp, a, b: xp.logical_or(a, b),
 }
-"""For each of `breccia.ir.functions.BINARY`. `max` and `min` give NaN where either side is NaN."""
+"""For each of `breccia.ir.functions.BINARY`. `max` and `min` give NaN where either side is NaN.
+`straight_through` is its second operand, whose gradient goes to the first."""

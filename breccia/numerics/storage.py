@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 
@@ -15,6 +17,8 @@ from breccia.numerics.scale_rules import scale_shape, stored
 from breccia.recipes import Recipe
 
 Shape = tuple[int, ...]
+LOGICAL = {name: np.dtype(getattr(ml_dtypes, name, name)) for name in ("float32", "bfloat16", "float16", "float64")}
+"""The dtypes of decoded values, by name."""
 
 
 def native(fmt: Format) -> str | None:
@@ -34,6 +38,26 @@ def storage_dtype(fmt: Format) -> str:
 def level_dtype(fmt: Format) -> str:
     """The dtype in which scales, zero points and offsets of a format are stored: bytes of codes, or the wide float."""
     return "uint8" if fmt.bits <= 8 else fmt.name
+
+
+def logical_dtype(dtype: Any) -> np.dtype[Any]:
+    """The NumPy dtype of a logical dtype, in any library's spelling: float32, bfloat16, float16 or float64.
+
+    Raises DTypeError for any other.
+
+    >>> logical_dtype("bfloat16").itemsize
+    2
+    """
+    found = LOGICAL.get(str(dtype).rpartition(".")[2])
+    if found is not None:
+        return found
+    try:
+        found = LOGICAL.get(np.dtype(dtype).name)
+    except TypeError:
+        found = None
+    if found is None:
+        raise DTypeError(f"{dtype!r} cannot be the dtype of decoded values; allowed: {', '.join(LOGICAL)}")
+    return found
 
 
 def packed_shape(shape: Shape, fmt: Format) -> Shape:

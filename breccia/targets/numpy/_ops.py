@@ -18,7 +18,7 @@ _UNARY = {
     "neg": "-{x}", "rsqrt": "1 / xp.sqrt({x})", "reciprocal": "1 / {x}", "square": "{x} * {x}", "isnan": "{x} != {x}",
     "not": "xp.logical_not({x})",
     **{fn: f"xp.{fn}({{x}})" for fn in ("abs", "exp", "log", "sqrt", "tanh", "sin", "cos", "floor")},
-    **{fn: f"rt.{fn}(xp, {{x}})" for fn in ("sigmoid", "silu", "gelu", "gelu_tanh", "relu", "erf")},
+    **{fn: f"rt.{fn}(xp, {{x}})" for fn in ("sigmoid", "silu", "gelu", "gelu_tanh", "relu", "erf", "stop_gradient")},
 }  # fmt: skip
 _OPERATORS = {
     "add": "+", "sub": "-", "mul": "*", "div": "/",
@@ -106,7 +106,9 @@ def _spread_elastic(region: Region, op: Operation) -> None:
 def _binary(region: Region, op: Operation) -> None:
     (a, b), fn = arguments(op), prop(op, "fn")
     floats = is_float(tensor_type(a.type).dtype)
-    if fn in _CALLS:
+    if fn == "straight_through":
+        region.assign(op, f"rt.straight_through(xp, {region.loose(a)}, {region.loose(b)})")
+    elif fn in _CALLS:
         region.assign(op, f"xp.{_CALLS[fn]}({region.loose(a)}, {region.loose(b)})")
     elif fn == "div" and not floats:
         region.assign(op, f"rt.divide(xp, {region.loose(a)}, {region.loose(b)})")

@@ -20,7 +20,7 @@ from breccia.targets.numpy import runtime
 Spread = tuple[Array, tuple[int | None, ...]]
 
 divide, erf, gelu, gelu_tanh = elementwise.divide, elementwise.erf, elementwise.gelu, elementwise.gelu_tanh
-relu, sigmoid, silu = elementwise.relu, elementwise.sigmoid, elementwise.silu
+relu = elementwise.relu
 at, quiet, recipe = runtime.at, runtime.quiet, runtime.recipe
 
 _NAMES = {
@@ -29,6 +29,16 @@ _NAMES = {
 }  # fmt: skip
 _LARGEST = {"int32": 2147483520.0, "int64": 9.223371487098962e18}
 """The largest float32 that an integer dtype holds."""
+
+
+def sigmoid(xp: Any, x: Array) -> Array:
+    """1 / (1 + exp(-x)) by the library's own function, whose gradient does not overflow."""
+    return xp.sigmoid(x)
+
+
+def silu(xp: Any, x: Array) -> Array:
+    """X * sigmoid(x)."""
+    return x * xp.sigmoid(x)
 
 
 def full(xp: Any, shape: tuple[int, ...], value: Any, dtype: str) -> Array:
@@ -92,6 +102,16 @@ def expand(xp: Any, x: Array, axis: int, by: int, to: int) -> Array:
     ratio = tuple(by if i == axis else 1 for i in range(len(x.shape)))
     wanted = tuple(to if i == axis else n for i, n in enumerate(x.shape))
     return namespace(x).expand(x, ratio, wanted)
+
+
+def stop_gradient(_xp: Any, x: Array) -> Array:
+    """`x` as a constant to differentiation."""
+    return namespace(x).stop_gradient(x)
+
+
+def straight_through(_xp: Any, x: Array, value: Array) -> Array:
+    """`value`, whose gradient goes to `x`."""
+    return namespace(value).straight_through(x, value)
 
 
 # -- sums and maxima ---------------------------------------------------------------------------------------------------

@@ -125,6 +125,16 @@ def expand(xp: Any, x: Array, axis: int, by: int, to: int) -> Array:
     return xp.repeat(x, by, axis=axis)[(slice(None),) * axis + (slice(to),)]
 
 
+def stop_gradient(_xp: Any, x: Array) -> Array:
+    """`x`: NumPy has no gradients."""
+    return x
+
+
+def straight_through(_xp: Any, _x: Array, value: Array) -> Array:
+    """`value`: NumPy has no gradients."""
+    return value
+
+
 # -- sums and maxima ---------------------------------------------------------------------------------------------------
 
 
