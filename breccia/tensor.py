@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, cast
 
-import ml_dtypes
 import numpy as np
 
 from breccia.arrays import Array, Primitives, library, namespace, primitives_of, transfer
@@ -19,10 +18,8 @@ from breccia.numerics import dequantize as dequantize_components
 from breccia.numerics import quantize as quantize_array
 from breccia.numerics.fast import dequantize_storage
 from breccia.numerics.given import Side, array_like, check_zero_point, given_levels, innermost_array, level_arrays
-from breccia.numerics.storage import Shape, element_storage, storage_dtype
+from breccia.numerics.storage import LOGICAL, Shape, element_storage, logical_dtype, storage_dtype
 from breccia.recipes import Recipe, normalize_axis
-
-_LOGICAL = {name: np.dtype(getattr(ml_dtypes, name, name)) for name in ("float32", "bfloat16", "float16", "float64")}
 
 
 class ScaledTensor:
@@ -410,7 +407,7 @@ def unflatten(static: Static, arrays: Sequence[Any]) -> ScaledTensor:
     data, scales, extra = rest[0], tuple(rest[1 : 1 + levels]), rest[1 + levels :]
     zero_point = extra.pop(0) if has_zero_point else None
     offset = extra.pop(0) if has_offset else None
-    return assembled(data, scales, recipe, zero_point, offset, shape, _LOGICAL[dtype])
+    return assembled(data, scales, recipe, zero_point, offset, shape, LOGICAL[dtype])
 
 
 def _values(static: Static, *arrays: Any) -> Array:
@@ -450,26 +447,6 @@ def _checked_layout(layout: Layout | None, recipe: Recipe, shape: Shape, scale: 
             f"layout {layout!r} does not say the blocks of {recipe!r} on shape {shape}; use {own!r} or None"
         )
     return layout
-
-
-def logical_dtype(dtype: Any) -> np.dtype[Any]:
-    """The NumPy dtype of a logical dtype, in any library's spelling: float32, bfloat16, float16 or float64.
-
-    Raises DTypeError for any other.
-
-    >>> logical_dtype("bfloat16").itemsize
-    2
-    """
-    found = _LOGICAL.get(str(dtype).rpartition(".")[2])
-    if found is not None:
-        return found
-    try:
-        found = _LOGICAL.get(np.dtype(dtype).name)
-    except TypeError:
-        found = None
-    if found is None:
-        raise DTypeError(f"{dtype!r} cannot be the dtype of decoded values; allowed: {', '.join(_LOGICAL)}")
-    return found
 
 
 def from_components(components: Components, recipe: Recipe, dtype: Any = "float32") -> ScaledTensor:
