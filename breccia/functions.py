@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from breccia import tensor
-from breccia.arrays import foreign, namespace, numpy_dtype
+from breccia.arrays import foreign, namespace, numpy_dtype, whole
 from breccia.arrays.namespaces import array_functions
 from breccia.errors import DTypeError, ShapeError
 from breccia.frontend.compile import CompiledFunction
@@ -34,6 +34,7 @@ _SCALED, _NORMALIZATION = "breccia.frontend.scaled", "breccia.frontend.normaliza
 # -- casting -----------------------------------------------------------------------------------------------------------
 
 
+@whole
 def cast(x: Any, recipe: Recipe, axis: int = -1, dtype: Any = None, seed: Any = None, scale: Any = None) -> Any:
     """`x` encoded by a recipe, as a `ScaledTensor`.
 
@@ -54,6 +55,7 @@ def cast(x: Any, recipe: Recipe, axis: int = -1, dtype: Any = None, seed: Any = 
     return tensor.cast_array(x, recipe, axis, dtype, seed, scale)
 
 
+@whole
 def dequantize(st: Any, dtype: Any = None) -> Any:
     """The values of a `ScaledTensor`, decoded in float32 and rounded to `dtype` (by default its own).
 
@@ -66,6 +68,7 @@ def dequantize(st: Any, dtype: Any = None) -> Any:
     return _scaled(st, "dequantize").dequantize(dtype)
 
 
+@whole
 def requantize(st: Any, recipe: Recipe, axis: int = -1, seed: Any = None) -> Any:
     """The values of a `ScaledTensor` encoded by another recipe; the logical dtype stays.
 
@@ -81,6 +84,7 @@ def requantize(st: Any, recipe: Recipe, axis: int = -1, seed: Any = None) -> Any
 # -- products ----------------------------------------------------------------------------------------------------------
 
 
+@whole
 def matmul(a: Any, b: Any, out_dtype: Any = np.float32) -> Any:
     """The product of matrices a [..., M, K] and b [..., K, N], arrays or `ScaledTensor`s; leading axes broadcast.
 
@@ -101,6 +105,7 @@ def matmul(a: Any, b: Any, out_dtype: Any = np.float32) -> Any:
     return _run(_SCALED, "matmul", (left, right), out_dtype=_dtype(out_dtype))
 
 
+@whole
 def grouped_matmul(x: Any, w: Any, offsets: Any, out_dtype: Any = np.float32) -> Any:
     """Rows offsets[e] to offsets[e + 1] of x [T, K] times w[e] of w [E, K, N]; rows of no group give 0.
 
@@ -118,6 +123,7 @@ def grouped_matmul(x: Any, w: Any, offsets: Any, out_dtype: Any = np.float32) ->
 # -- elementwise -------------------------------------------------------------------------------------------------------
 
 
+@whole
 def silu(x: Any) -> Any:
     """X * sigmoid(x).
 
@@ -127,6 +133,7 @@ def silu(x: Any) -> Any:
     return _unary("silu", x)
 
 
+@whole
 def gelu(x: Any, approximate: str = "none") -> Any:
     """The Gaussian error linear unit, by erf; with approximate="tanh" the tanh formula.
 
@@ -138,6 +145,7 @@ def gelu(x: Any, approximate: str = "none") -> Any:
     return _unary("gelu" if approximate == "none" else "gelu_tanh", x)
 
 
+@whole
 def relu(x: Any) -> Any:
     """The larger of x and 0.
 
@@ -147,6 +155,7 @@ def relu(x: Any) -> Any:
     return _unary("relu", x)
 
 
+@whole
 def sigmoid(x: Any) -> Any:
     """1 / (1 + exp(-x)).
 
@@ -156,6 +165,7 @@ def sigmoid(x: Any) -> Any:
     return _unary("sigmoid", x)
 
 
+@whole
 def exp(x: Any) -> Any:
     """E to the power x.
 
@@ -165,6 +175,7 @@ def exp(x: Any) -> Any:
     return _unary("exp", x)
 
 
+@whole
 def tanh(x: Any) -> Any:
     """The hyperbolic tangent.
 
@@ -174,6 +185,7 @@ def tanh(x: Any) -> Any:
     return _unary("tanh", x)
 
 
+@whole
 def rsqrt(x: Any) -> Any:
     """1 / sqrt(x).
 
@@ -183,6 +195,7 @@ def rsqrt(x: Any) -> Any:
     return _unary("rsqrt", x)
 
 
+@whole
 def sqrt(x: Any) -> Any:
     """The square root.
 
@@ -192,6 +205,7 @@ def sqrt(x: Any) -> Any:
     return _unary("sqrt", x)
 
 
+@whole
 def where(condition: Any, x: Any, y: Any) -> Any:
     """X where the condition holds, else y; all three broadcast.
 
@@ -201,6 +215,7 @@ def where(condition: Any, x: Any, y: Any) -> Any:
     return _apply(_ELEMENTWISE, "where", (condition, x, y))
 
 
+@whole
 def maximum(a: Any, b: Any) -> Any:
     """The larger of a and b, element by element.
 
@@ -210,6 +225,7 @@ def maximum(a: Any, b: Any) -> Any:
     return _binary("max", a, b)
 
 
+@whole
 def minimum(a: Any, b: Any) -> Any:
     """The smaller of a and b, element by element.
 
@@ -219,6 +235,7 @@ def minimum(a: Any, b: Any) -> Any:
     return _binary("min", a, b)
 
 
+@whole
 def astype(x: Any, dtype: Any) -> Any:
     """`x` in another dtype: rounded to nearest even; what does not fit a format of 8 bits saturates.
 
@@ -231,6 +248,7 @@ def astype(x: Any, dtype: Any) -> Any:
 # -- reductions and norms ----------------------------------------------------------------------------------------------
 
 
+@whole
 def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """The sum over axes (all of them if None), in float32, rounded once; integers are summed as int64.
 
@@ -240,6 +258,7 @@ def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     return _apply(_SHAPES, "reduce", (x,), "sum", axis=_axis(axis), keepdims=keepdims)
 
 
+@whole
 def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """The mean over axes, in float32, rounded once.
 
@@ -249,6 +268,7 @@ def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     return _apply(_SHAPES, "mean", (x,), axis=_axis(axis), keepdims=keepdims)
 
 
+@whole
 def max(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """The largest value over axes; NaN if there is one.
 
@@ -258,6 +278,7 @@ def max(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     return _apply(_SHAPES, "reduce", (x,), "max", axis=_axis(axis), keepdims=keepdims)
 
 
+@whole
 def amax(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """The largest absolute value over axes, from which scales are made.
 
@@ -267,6 +288,7 @@ def amax(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     return _apply(_SHAPES, "reduce", (x,), "amax", axis=_axis(axis), keepdims=keepdims)
 
 
+@whole
 def softmax(x: Any, axis: int = -1) -> Any:
     """exp(x - max) over its sum, along one axis.
 
@@ -276,6 +298,7 @@ def softmax(x: Any, axis: int = -1) -> Any:
     return _apply(_NORMALIZATION, "softmax", (x,), axis=axis)
 
 
+@whole
 def rms_norm(x: Any, weight: Any = None, eps: float = 1e-6) -> Any:
     """X / sqrt(mean(x**2) + eps) over the last axis, times `weight`, in float32, rounded once to x's dtype.
 
@@ -285,6 +308,7 @@ def rms_norm(x: Any, weight: Any = None, eps: float = 1e-6) -> Any:
     return _apply(_NORMALIZATION, "rms_norm", (x, weight), eps=float(eps))
 
 
+@whole
 def layer_norm(x: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
     """(x - mean) / sqrt(variance + eps) over the last axis, times `weight`, plus `bias`, rounded once to x's dtype.
 
@@ -297,6 +321,7 @@ def layer_norm(x: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) 
 # -- shapes ------------------------------------------------------------------------------------------------------------
 
 
+@whole
 def concat(arrays: Sequence[Any], axis: int = 0) -> Any:
     """Arrays, or `ScaledTensor`s of one recipe that end on block borders, behind each other along an axis.
 
@@ -317,6 +342,7 @@ def concat(arrays: Sequence[Any], axis: int = 0) -> Any:
         ) from None
 
 
+@whole
 def reshape(x: Any, *shape: Any) -> Any:
     """`x`, an array or a `ScaledTensor`, in another shape; one size of an array may be -1.
 
@@ -334,6 +360,7 @@ def reshape(x: Any, *shape: Any) -> Any:
         raise ShapeError(f"reshape: {error}") from None
 
 
+@whole
 def transpose(x: Any, axes: Any = None) -> Any:
     """`x`, an array or a `ScaledTensor`, with permuted axes; None reverses them.
 
@@ -352,6 +379,7 @@ def transpose(x: Any, axes: Any = None) -> Any:
         raise ShapeError(f"transpose: axes {axes} of shape {tuple(x.shape)}: {error}") from None
 
 
+@whole
 def broadcast_to(x: Any, shape: Sequence[Any]) -> Any:
     """`x` repeated to a shape, by NumPy's rule.
 

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from breccia import tensor
-from breccia.arrays import Array, Primitives, foreign, namespace
+from breccia.arrays import Array, Primitives, foreign, namespace, whole
 from breccia.errors import ShapeError
 from breccia.numerics.decode import element_range
 from breccia.numerics.storage import storage_dtype
@@ -16,6 +16,7 @@ from breccia.tensor import ScaledTensor
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
+@whole
 def cast_ste(x: Any, recipe: Recipe, axis: int = -1, seed: Any = None) -> Any:
     """`x` encoded and decoded: fake quantization, in x's dtype (float32 for what is no float).
 
@@ -39,6 +40,7 @@ def cast_ste(x: Any, recipe: Recipe, axis: int = -1, seed: Any = None) -> Any:
     return _through(xp, x, st)
 
 
+@whole
 def cast_ste_clipped(
     x: Any,
     recipe: Recipe,

@@ -137,6 +137,22 @@ class Policy:
                 raise RecipeError(f"Policy.{name} is {value!r}; it must be positive and finite, or None")
 
 
+_TOKENS: dict[tuple[Recipe, str], int] = {}
+_RECIPES: list[Recipe] = []
+
+
+def _token_of(recipe: Recipe) -> int:
+    token = _TOKENS.setdefault((recipe, recipe.name), len(_RECIPES))
+    if token == len(_RECIPES):
+        _RECIPES.append(recipe)
+    return token
+
+
+def of_token(token: int) -> Recipe:
+    """The recipe that a token of this process stands for."""
+    return _RECIPES[token]
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything needed to decode (`element`, `levels`, `zero_point`, `offset`), and the `policy` to encode.
@@ -155,6 +171,22 @@ class Recipe:
     """Which library's encoder this equals bit for bit, and where it does not."""
 
     def __post_init__(self) -> None:
+        self._check()
+        object.__setattr__(self, "_token", _token_of(self))
+
+    @property
+    def token(self) -> int:
+        """A small integer that stands for this recipe in this process; equal recipes of one name share it."""
+        return self._token  # type: ignore[attr-defined]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in self.__dict__.items() if name != "_token"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        object.__setattr__(self, "_token", _token_of(self))
+
+    def _check(self) -> None:
         if not isinstance(self.element, Format):
             raise RecipeError(f"Recipe.element is {self.element!r}; give a format, such as formats.float8_e4m3fn")
         if not self.levels or not all(isinstance(level, Level) for level in self.levels):

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from breccia.arrays import Array, Primitives, library, namespace, primitives_of, transfer
+from breccia.arrays import CONTAINERS, Array, Primitives, library, namespace, primitives_of, transfer, whole
 from breccia.errors import DTypeError, RecipeError, ShapeError, UnsupportedError
 from breccia.layouts import BlockLayout, Layout, of_recipe
 from breccia.numerics import Components, blocks, decode, pack, unpack
@@ -178,6 +178,7 @@ class ScaledTensor:
         """The dtype of the innermost scales (0.1's name)."""
         return self.scale.dtype
 
+    @whole
     def codes(self) -> Array:
         """Unpacked element codes: unsigned bit patterns in the logical shape."""
         element = self.recipe.element
@@ -236,6 +237,7 @@ class ScaledTensor:
 
     # -- values --------------------------------------------------------------------------------------------------------
 
+    @whole
     def dequantize(self, dtype: Any = None) -> Array:
         """The values, in `dtype` (this tensor's own if None): computed in float32, then rounded to nearest even.
 
@@ -264,6 +266,7 @@ class ScaledTensor:
 
     # -- another library or device -------------------------------------------------------------------------------------
 
+    @whole
     def to(self, library: str | None = None, device: Any = None) -> ScaledTensor:
         """The same tensor in another library, or on another device; memory is shared where both libraries can.
 
@@ -290,6 +293,7 @@ class ScaledTensor:
         """All axes reversed; blocks turn with them."""
         return self.transpose()
 
+    @whole
     def transpose(self, *axes: Any) -> ScaledTensor:
         """Axes permuted as in NumPy; the recipe's blocks turn with them, so values are the same.
 
@@ -309,6 +313,7 @@ class ScaledTensor:
             self.recipe.permuted(order),
         )
 
+    @whole
     def __getitem__(self, key: Any) -> ScaledTensor:
         """A part on block borders: slices of step 1, `...`, and integers on axes whose blocks are one element wide.
 
@@ -320,6 +325,7 @@ class ScaledTensor:
         ]
         return self._like(self.codes()[cut.key], side, blocks.drop_axes(self.recipe, cut, self.ndim))
 
+    @whole
     def reshape(self, *shape: Any) -> ScaledTensor:
         """Another shape with the same blocks: axes before the first blocked one may merge and split freely.
 
@@ -383,7 +389,8 @@ def _make_known() -> None:
         if name not in _KNOWN_TO and sys.modules.get(name) is not None:
             _KNOWN_TO.add(name)
             with suppress(UnsupportedError):  # a library that cannot be imported transforms nothing
-                primitives_of(name).register_container(ScaledTensor, flatten, unflatten)
+                for container in CONTAINERS:
+                    primitives_of(name).register_container(*container)
 
 
 def flatten(st: ScaledTensor) -> tuple[tuple[Any, ...], Static]:
@@ -408,6 +415,9 @@ def unflatten(static: Static, arrays: Sequence[Any]) -> ScaledTensor:
     zero_point = extra.pop(0) if has_zero_point else None
     offset = extra.pop(0) if has_offset else None
     return assembled(data, scales, recipe, zero_point, offset, shape, LOGICAL[dtype])
+
+
+CONTAINERS.append((ScaledTensor, flatten, unflatten))
 
 
 def _values(static: Static, *arrays: Any) -> Array:
@@ -463,6 +473,7 @@ def from_components(components: Components, recipe: Recipe, dtype: Any = "float3
     )  # fmt: skip
 
 
+@whole
 def from_buffer(
     data: Any, scale: Any, recipe: Recipe, layout: Layout | None = None, zero_point: Any = None, **extra: Any
 ) -> ScaledTensor:
@@ -552,6 +563,7 @@ def requantize(st: ScaledTensor, recipe: Recipe, axis: int = -1, seed: Any = Non
     return cast_array(st.dequantize("float32"), recipe, axis, st.dtype, seed)
 
 
+@whole
 def concat(tensors: Sequence[ScaledTensor], axis: int = 0) -> ScaledTensor:
     """Tensors behind each other along `axis`, without decoding.
 

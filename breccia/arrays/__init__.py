@@ -7,10 +7,11 @@ No library is imported before somebody passes one of its arrays. A file `arrays/
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import lru_cache
-from typing import Any, Protocol, cast
+from functools import lru_cache, wraps
+from typing import Any, Protocol, TypeVar, cast
 
 import ml_dtypes
 import numpy as np
@@ -238,6 +239,42 @@ def numpy_dtype(dtype: Any) -> np.dtype[Any]:
 
 def _is_foreign_dtype(dtype: Any) -> bool:
     return type(dtype).__module__.partition(".")[0] in ("torch", "mlx")
+
+
+WHOLE: dict[str, Callable[..., Any]] = {}
+"""Functions that `torch.compile` does not look into, by name."""
+
+CONTAINERS: list[tuple[type, Callable[..., Any], Callable[..., Any]]] = []
+"""Classes that hold arrays, with their `flatten` and `unflatten`: see `Primitives.register_container`."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiling() -> bool:
+    """True where `torch.compile` reads the code that asks: Dynamo answers while it traces."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.compiler.is_dynamo_compiling()
+
+
+def opaque(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A call of a function of `WHOLE` in the graph that Dynamo makes."""
+    from breccia.arrays.torch_trace import call
+
+    return call(name, args, kwargs)
+
+
+def whole(function: F) -> F:
+    """A function that `torch.compile` takes as a whole: its tensor operations are traced, its Python is not read."""
+    name = f"{function.__module__}.{function.__qualname__}"
+    WHOLE[name] = function
+
+    @wraps(function)
+    def outside(*args: Any, **kwargs: Any) -> Any:
+        if compiling():
+            return opaque(name, args, kwargs)
+        return function(*args, **kwargs)
+
+    return cast(F, outside)
 
 
 def namespace(x: Any) -> Primitives:

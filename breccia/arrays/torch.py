@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch.utils import _pytree
 
-from breccia.arrays import exact, softfloat
+from breccia.arrays import exact, softfloat, statics
 from breccia.arrays.numpy import cut_grid, whole_block_parts
 from breccia.errors import DTypeError, GradientError, UnsupportedError
 from breccia.formats import Format
-from breccia.recipes import Block, grid_shape
+from breccia.recipes import Block, grid_shape, of_token
 
 TABLES = False
 CHUNK = 1 << 18
@@ -555,11 +555,38 @@ def register_container(cls: type, flatten: Callable[..., Any], unflatten: Callab
     """Make objects of `cls` pytrees of PyTorch."""
     if cls in _pytree.SUPPORTED_NODES:
         return
+
+    def parts(obj: Any) -> tuple[list[Any], Any]:
+        # Dynamo reads this: it can hold integers and text alone, so the recipe goes by its token, and sizes that may
+        # be symbols are left to the arrays. Packing hides the last one.
+        arrays, (recipe, size, *rest) = flatten(obj)
+        return list(arrays), (recipe.token, len(size), int(size[-1]), *rest)
+
+    def whole(arrays: Any, static: Any) -> Any:
+        token, rank, last, *rest = static
+        size = (*getattr(arrays[0], "shape", (0,) * rank)[:-1], last)
+        return unflatten((of_token(token), size, *rest), list(arrays))
+
+    def to_text(static: Any) -> str:
+        token, *rest = static
+        return statics.dumps((of_token(token), *rest)).hex()
+
+    def from_text(text: str) -> Any:
+        recipe, *rest = statics.loads(bytes.fromhex(text))
+        return recipe.token, *rest
+
+    def with_keys(obj: Any) -> Any:
+        arrays, static = parts(obj)
+        return [(_pytree.SequenceKey(i), x) for i, x in enumerate(arrays)], static
+
     _pytree.register_pytree_node(
         cls,
-        lambda obj: (list(flatten(obj)[0]), flatten(obj)[1]),
-        lambda arrays, static: unflatten(static, list(arrays)),
+        parts,
+        whole,
         serialized_type_name=f"{cls.__module__}.{cls.__qualname__}",
+        to_dumpable_context=to_text,
+        flatten_with_keys_fn=with_keys,
+        from_dumpable_context=from_text,
     )
 
 

@@ -7,6 +7,7 @@ so a process that only meets known ones loads no xDSL.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import threading
 import warnings
@@ -14,6 +15,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
+from breccia.arrays import WHOLE, compiling, opaque
 from breccia.errors import TraceError
 from breccia.frontend import cache, fingerprint, keys
 from breccia.frontend.guards import Guards
@@ -43,6 +45,12 @@ def _warn_once(text: str) -> None:
     warnings.warn(text, FallbackWarning, stacklevel=5)  # _found, _miss, __call__, and the caller
 
 
+_COMPILED = "breccia.compiled"
+_HANDLES = itertools.count()
+_BY_HANDLE: weakref.WeakValueDictionary[int, CompiledFunction] = weakref.WeakValueDictionary()
+WHOLE[_COMPILED] = lambda handle, args, kwargs: _BY_HANDLE[handle](*args, **kwargs)
+
+
 class CompiledFunction:
     """A function compiled on its first call for each kind of arguments.
 
@@ -67,6 +75,8 @@ class CompiledFunction:
         if target is not None:
             found_target(target)
         self._identity = identity
+        self._handle = next(_HANDLES)
+        _BY_HANDLE[self._handle] = self
         self._programs: dict[keys.Key, list[Program]] = {}
         self._guards: Guards | None = None
         self._lock = threading.RLock()
@@ -105,6 +115,8 @@ class CompiledFunction:
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if compiling():
+            return opaque(_COMPILED, (self._handle, args, kwargs), {})
         try:
             key, leaves = keys.call_key(args, kwargs, self._dynamic)
         except keys.InlineError:

@@ -28,6 +28,9 @@ class Functions:
     def __getattr__(self, name: str) -> Any:
         return getattr(jnp, name)
 
+    def sigmoid(self, x: Array) -> Array:
+        return jax.nn.sigmoid(x)
+
     def full(self, shape: tuple[int, ...], value: Any, dtype: str) -> Array:
         return jnp.full(shape, value, _present(dtype, value))
 

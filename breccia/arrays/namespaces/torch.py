@@ -16,7 +16,7 @@ from breccia.arrays.torch import Array, convert
 _SAME = (
     "abs", "exp", "log", "sqrt", "tanh", "sin", "cos", "floor", "round", "maximum", "minimum", "where", "matmul",
     "swapaxes", "broadcast_to", "reshape", "logical_not", "logical_and", "logical_or", "zeros_like", "ones_like",
-    "floor_divide",
+    "floor_divide", "sigmoid",
 )  # fmt: skip
 
 
