@@ -22,6 +22,7 @@ FRAMEWORKS = {"torch", "jax", "mlx", "triton"}
 EDGES = (
     "arrays/torch.py",
     "arrays/jax.py",
+    "arrays/jax_blocks.py",
     "arrays/mlx.py",
     "arrays/*_trace.py",
     "arrays/namespaces/*.py",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import pickle
+import sys
 
 import ml_dtypes
 import numpy as np

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from math import prod
 from typing import Any
 
 import jax
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from breccia.arrays import exact, statics
+from breccia.arrays import exact, jax_blocks, statics
 from breccia.errors import DTypeError, GradientError, UnsupportedError
 from breccia.formats import Format
 from breccia.recipes import Block, grid_shape
@@ -351,45 +350,9 @@ def concat(arrays: Sequence[Array], axis: int) -> Array:
     return jnp.concatenate(list(arrays), axis)
 
 
-_STEP = 32
-"""How much of an axis is reduced at a time: XLA on CPU first writes the operand of a longer reduction to memory."""
-
-
-def _largest(x: Array, block: Block, empty: Any) -> Array:
-    """The largest integer of every block; `empty`, in the dtype of x, is the smallest there is.
-
-    In steps, which alternate between maxima of numbers and minima of their complements: XLA would join steps of one
-    kind.
-    """
-    for axis in reversed(range(x.ndim)):
-        size, width = x.shape[axis], block[axis]
-        count, wide = (1, max(size, 1)) if width is None else (-(-size // width), width)
-        lead, trail = x.shape[:axis], x.shape[axis + 1 :]
-        rows, columns = prod(lead) * count, prod(trail)
-        x = jnp.reshape(_lengthened(x, axis, count * wide, empty), (rows, wide, columns))
-        complement = False
-        while wide > 1:
-            step = max((n for n in range(8, _STEP + 1) if wide % n == 0), default=min(wide, _STEP))
-            parts = -(-wide // step)
-            x = _lengthened(x, 1, parts * step, ~empty if complement else empty)
-            x = jnp.reshape(x, (rows * parts, step, columns))
-            x = ~(jnp.min(x, 1) if complement else jnp.max(x, 1))
-            x, wide, complement = jnp.reshape(x, (rows, parts, columns)), parts, not complement
-        x = jnp.reshape(~x if complement else x, (*lead, count, *trail))
-    return x
-
-
-def _lengthened(x: Array, axis: int, size: int, value: Any) -> Array:
-    """`x` with an axis filled up to `size`."""
-    if x.shape[axis] == size:
-        return x
-    after = [(0, size - n if i == axis else 0) for i, n in enumerate(x.shape)]
-    return jnp.pad(x, after, constant_values=value)
-
-
 def block_amax_bits(x: Array, block: Block) -> Array:
     """Largest |x| of every block as float32 bits in uint32: NaN above infinity above every number; 0 where empty."""
-    return _largest(bitcast(x, "uint32") & _MAGNITUDE, block, np.uint32(0))
+    return jax_blocks.largest(bitcast(x, "uint32") & _MAGNITUDE, block, np.uint32(0))
 
 
 def block_range(x: Array, block: Block) -> tuple[Array, Array]:
@@ -399,25 +362,13 @@ def block_range(x: Array, block: Block) -> tuple[Array, Array]:
         return zero, zero
     keys = _sortable(bitcast(x, "int32"))
     smallest = np.int32(-0x80000000)
-    low, high = ~_largest(~keys, block, smallest), _largest(keys, block, smallest)
+    low, high = ~jax_blocks.largest(~keys, block, smallest), jax_blocks.largest(keys, block, smallest)
     return bitcast(_sortable(low), "float32"), bitcast(_sortable(high), "float32")
 
 
 def _sortable(bits: Array) -> Array:
     """Float bits to integers of the same order, and back: the map is its own inverse."""
     return bits ^ ((bits >> 31) & _MAGNITUDE)
-
-
-def expand(grid: Array, ratio: Block, shape: tuple[int, ...]) -> Array:
-    """Repeat entry i of `grid` along each axis for `ratio` places, cut to `shape`; a ratio of None fills the axis."""
-    for axis, (count, size) in enumerate(zip(ratio, shape, strict=True)):
-        if count == 1 or (count is None and size == 1):
-            continue
-        if count is None:
-            grid = jnp.broadcast_to(grid, (*grid.shape[:axis], size, *grid.shape[axis + 1 :]))
-        else:
-            grid = lax.slice_in_dim(jnp.repeat(grid, count, axis=axis), 0, size, axis=axis)
-    return grid
 
 
 def map_blocks(
@@ -449,47 +400,9 @@ def _settled_jvp(primals: Any, tangents: Any) -> Any:
     return _settled(*primals), tangents[0]
 
 
-# -- sub-byte storage --------------------------------------------------------------------------------------------------
-
-
-def _words_of(codes: Array, dtype: str) -> Array:
-    """As many codes as a word has bytes, the first in the lowest; the last word is filled up with code 0.
-
-    Codes taken apart by strides instead would be computed once for each byte of a word by XLA.
-    """
-    count = jnp.dtype(dtype).itemsize
-    length = -(-codes.shape[-1] // count)
-    codes = _lengthened(codes, codes.ndim - 1, length * count, np.uint8(0))
-    return lax.bitcast_convert_type(codes.reshape(*codes.shape[:-1], length, count), jnp.dtype(dtype))
-
-
-def pack_nibbles(codes: Array) -> Array:
-    """Two codes a byte along the last axis, the first in the low nibble; an odd length is padded with code 0."""
-    pairs = _words_of(codes, "uint16")
-    return (pairs | (pairs >> 4)).astype(jnp.uint8)
-
-
-def unpack_nibbles(packed: Array, length: int) -> Array:
-    """Inverse of `pack_nibbles` for a last axis of `length` codes."""
-    pairs = jnp.stack([packed & 15, packed >> 4], -1)
-    return pairs.reshape(*packed.shape[:-1], 2 * packed.shape[-1])[..., :length]
-
-
-def pack_sixes(codes: Array) -> Array:
-    """Four codes in three bytes along the last axis: a little-endian word of 24 bits, the first code lowest."""
-    words = _words_of(codes, "uint32")
-    words = (words & 0x3F) | ((words >> 2) & 0xFC0) | ((words >> 4) & 0x3F000) | ((words >> 6) & 0xFC0000)
-    triples = lax.bitcast_convert_type(words, jnp.uint8)[..., :3]
-    return triples.reshape(*codes.shape[:-1], words.shape[-1] * 3)
-
-
-def unpack_sixes(packed: Array, length: int) -> Array:
-    """Inverse of `pack_sixes` for a last axis of `length` codes."""
-    words = packed.shape[-1] // 3
-    triples = packed.reshape(*packed.shape[:-1], words, 3)
-    a, b, c = triples[..., 0], triples[..., 1], triples[..., 2]
-    codes = jnp.stack([a & 63, (a >> 6) | ((b & 15) << 2), (b >> 4) | ((c & 3) << 4), c >> 2], -1)
-    return codes.reshape(*packed.shape[:-1], words * 4)[..., :length]
+expand = jax_blocks.expand
+pack_nibbles, unpack_nibbles = jax_blocks.pack_nibbles, jax_blocks.unpack_nibbles
+pack_sixes, unpack_sixes = jax_blocks.pack_sixes, jax_blocks.unpack_sixes
 
 
 @lru_cache(maxsize=1024)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _HERE = Path(__file__).parent
 _MACHINERY = (
     str(_HERE),
-    str(_HERE.parent / "functions.py"),
+    *(str(_HERE.parent / name) for name in ("arrays", "functions.py", "gradients.py", "tensor.py")),
     str(Path(np.__file__).parent),
 )
 """Code between the user's line and an op: no location points into it."""

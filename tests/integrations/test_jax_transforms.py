@@ -48,7 +48,7 @@ def test_leaves_are_the_components(recipe):
     assert tree == jax.tree.structure(jax.tree.map(lambda a: a + 0, st))
 
 
-@pytest.mark.parametrize("leaf", [None, object(), 3, "text"], ids=repr)
+@pytest.mark.parametrize("leaf", [None, object(), 3, "text"], ids=["none", "object", "number", "text"])
 def test_leaves_may_be_anything(leaf):
     _, st = both(recipes.nvfp4)
     made = jax.tree.map(lambda _: leaf, st)

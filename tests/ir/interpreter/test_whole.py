@@ -45,7 +45,7 @@ ERF = np.vectorize(math.erf)
 EXPECTED: dict[str, Any] = {
     "neg": np.negative, "abs": np.abs, "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "tanh": np.tanh, "sin": np.sin,
     "cos": np.cos, "floor": np.floor, "square": np.square, "reciprocal": lambda x: 1 / x, "erf": ERF,
-    "rsqrt": lambda x: 1 / np.sqrt(x), "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "stop_gradient": lambda x: x, "rsqrt": lambda x: 1 / np.sqrt(x), "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "silu": lambda x: x / (1 + np.exp(-x)),
     "relu": lambda x: np.maximum(x, 0), "gelu": lambda x: 0.5 * x * (1 + ERF(x / math.sqrt(2))),
     "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
@@ -85,7 +85,7 @@ def test_binary_broadcasts(fn: str) -> None:
     ufunc = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "max": np.maximum,
              "min": np.minimum, "pow": np.power, "lt": np.less, "le": np.less_equal, "gt": np.greater,
              "ge": np.greater_equal, "eq": np.equal, "ne": np.not_equal, "and": np.logical_and,
-             "or": np.logical_or}[fn]  # fmt: skip
+             "or": np.logical_or, "straight_through": lambda x, y: np.broadcast_to(y, x.shape)}[fn]  # fmt: skip
     np.testing.assert_array_equal(y, ufunc(a, b))
 
 
