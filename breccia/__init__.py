@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from breccia import scaling as scaling
     from breccia import tensor as tensor
     from breccia import testing as testing
+    from breccia.delayed import delayed_init, delayed_update
     from breccia.errors import (
         BlockBorderError,
         BrecciaError,
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
 
 # Kept equal to the imports above, which are for type checkers alone, by tests/test_import.py.
 _HOMES = {
+    "breccia.delayed": "delayed_init delayed_update",
     "breccia.errors": (
         "BlockBorderError BrecciaError DTypeError FormatError GradientError PassError PluginError RecipeError "
         "ShapeError TraceError UnsupportedError"
@@ -115,7 +117,8 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "ScalingRecipe", "DelayedScaling", "Float8CurrentScaling", "Float8BlockScaling", "MXFP8BlockScaling",
     "NVFP4BlockScaling", "INT4Scaling",
     # functions, eager and under `compile`
-    "compile", "cast", "dequantize", "requantize", "cast_ste", "cast_ste_clipped", "matmul", "grouped_matmul",
+    "compile", "cast", "dequantize", "requantize", "cast_ste", "cast_ste_clipped", "delayed_init",
+    "delayed_update", "matmul", "grouped_matmul",
     "silu", "gelu", "relu", "sigmoid", "exp", "tanh", "rsqrt", "sqrt", "softmax", "rms_norm", "layer_norm",
     "where", "maximum", "minimum", "sum", "mean", "max", "amax",
     "concat", "reshape", "transpose", "astype", "broadcast_to",

@@ -212,7 +212,7 @@ def where(condition: Any, x: Any, y: Any) -> Any:
     >>> where(np.array([True, False]), np.float32(1), np.float32(2)).tolist()
     [1.0, 2.0]
     """
-    return _apply(_ELEMENTWISE, "where", (condition, x, y))
+    return apply_operation(_ELEMENTWISE, "where", (condition, x, y))
 
 
 @whole
@@ -242,7 +242,7 @@ def astype(x: Any, dtype: Any) -> Any:
     >>> astype(np.array([1.0]), np.float16).dtype
     dtype('float16')
     """
-    return _apply(_ELEMENTWISE, "astype", (x,), dtype=_dtype(dtype))
+    return apply_operation(_ELEMENTWISE, "astype", (x,), dtype=_dtype(dtype))
 
 
 # -- reductions and norms ----------------------------------------------------------------------------------------------
@@ -255,7 +255,7 @@ def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     >>> sum(np.ones((2, 3), np.float32), axis=1).tolist()
     [3.0, 3.0]
     """
-    return _apply(_SHAPES, "reduce", (x,), "sum", axis=_axis(axis), keepdims=keepdims)
+    return apply_operation(_SHAPES, "reduce", (x,), "sum", axis=_axis(axis), keepdims=keepdims)
 
 
 @whole
@@ -265,7 +265,7 @@ def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     >>> mean(np.ones((2, 3), np.float32), axis=1).tolist()
     [1.0, 1.0]
     """
-    return _apply(_SHAPES, "mean", (x,), axis=_axis(axis), keepdims=keepdims)
+    return apply_operation(_SHAPES, "mean", (x,), axis=_axis(axis), keepdims=keepdims)
 
 
 @whole
@@ -275,7 +275,7 @@ def max(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     >>> max(np.array([[1.0, -3.0]], np.float32), axis=1).tolist()
     [1.0]
     """
-    return _apply(_SHAPES, "reduce", (x,), "max", axis=_axis(axis), keepdims=keepdims)
+    return apply_operation(_SHAPES, "reduce", (x,), "max", axis=_axis(axis), keepdims=keepdims)
 
 
 @whole
@@ -285,7 +285,7 @@ def amax(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     >>> amax(np.array([[1.0, -3.0]], np.float32), axis=1).tolist()
     [3.0]
     """
-    return _apply(_SHAPES, "reduce", (x,), "amax", axis=_axis(axis), keepdims=keepdims)
+    return apply_operation(_SHAPES, "reduce", (x,), "amax", axis=_axis(axis), keepdims=keepdims)
 
 
 @whole
@@ -295,7 +295,7 @@ def softmax(x: Any, axis: int = -1) -> Any:
     >>> softmax(np.zeros((1, 4), np.float32)).tolist()
     [[0.25, 0.25, 0.25, 0.25]]
     """
-    return _apply(_NORMALIZATION, "softmax", (x,), axis=axis)
+    return apply_operation(_NORMALIZATION, "softmax", (x,), axis=axis)
 
 
 @whole
@@ -305,7 +305,7 @@ def rms_norm(x: Any, weight: Any = None, eps: float = 1e-6) -> Any:
     >>> rms_norm(np.full((1, 4), 2, np.float32), eps=0.0).tolist()
     [[1.0, 1.0, 1.0, 1.0]]
     """
-    return _apply(_NORMALIZATION, "rms_norm", (x, weight), eps=float(eps))
+    return apply_operation(_NORMALIZATION, "rms_norm", (x, weight), eps=float(eps))
 
 
 @whole
@@ -315,7 +315,7 @@ def layer_norm(x: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) 
     >>> layer_norm(np.array([[1.0, 3.0]], np.float32), eps=0.0).tolist()
     [[-1.0, 1.0]]
     """
-    return _apply(_NORMALIZATION, "layer_norm", (x, weight, bias), eps=float(eps))
+    return apply_operation(_NORMALIZATION, "layer_norm", (x, weight, bias), eps=float(eps))
 
 
 # -- shapes ------------------------------------------------------------------------------------------------------------
@@ -427,7 +427,7 @@ def _run(module: str, name: str, operands: tuple[Any, ...], *static: Any, **opti
     return _program(module, name, static, tuple(options.items()))(*operands)
 
 
-def _apply(module: str, name: str, operands: tuple[Any, ...], *static: Any, **options: Any) -> Any:
+def apply_operation(module: str, name: str, operands: tuple[Any, ...], *static: Any, **options: Any) -> Any:
     """One operation, traced if an operand is, else run."""
     if _traced(*operands):
         return _call(module, name, *static, *operands, **options)
@@ -435,11 +435,11 @@ def _apply(module: str, name: str, operands: tuple[Any, ...], *static: Any, **op
 
 
 def _unary(fn: str, x: Any) -> Any:
-    return _apply(_ELEMENTWISE, "unary", (x,), fn)
+    return apply_operation(_ELEMENTWISE, "unary", (x,), fn)
 
 
 def _binary(fn: str, a: Any, b: Any) -> Any:
-    return _apply(_ELEMENTWISE, "binary", (a, b), fn)
+    return apply_operation(_ELEMENTWISE, "binary", (a, b), fn)
 
 
 def _plain(x: Any, what: str) -> Any:

@@ -21,7 +21,7 @@ from breccia.formats import Format
 Block = tuple[int | None, ...]
 Amax = Literal["current", "delayed", "static"]
 ScaleRule = Literal["exact", "floor", "ceil", "even"]
-Division = Literal["divide", "reciprocal"]
+Division = Literal["divide", "reciprocal", "inverse"]
 Rounding = Literal["rne", "ties_away", "ties_zero", "stochastic"]
 Overflow = Literal["saturate", "nan"]
 NonFinite = Literal["poison", "saturate", "error"]
@@ -30,7 +30,7 @@ ZeroScale = Literal["one", "smallest", "zero"]
 _CHOICES: dict[str, tuple[str, ...]] = {
     "amax": ("current", "delayed", "static"),
     "scale": ("exact", "floor", "ceil", "even"),
-    "division": ("divide", "reciprocal"),
+    "division": ("divide", "reciprocal", "inverse"),
     "rounding": ("rne", "ties_away", "ties_zero", "stochastic"),
     "overflow": ("saturate", "nan"),
     "nonfinite": ("poison", "saturate", "error"),
@@ -97,7 +97,8 @@ class Policy:
     scale: ScaleRule = "exact"
     division: Division = "divide"
     """`reciprocal`: amax times 1/m rounded to float32, as XLA and some kernels do; half of the scales differ by an
-    ulp."""
+    ulp. `inverse`: 1 / (m / amax), both rounded and the inner one at most the largest float32, as TransformerEngine
+    does, which multiplies by m / amax. Of the `exact` rule's first step alone."""
     rounding: Rounding = "rne"
     overflow: Overflow = "saturate"
     """What an element too large becomes: the largest finite one, or the format's infinity, else its NaN, else the

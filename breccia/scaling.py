@@ -48,8 +48,9 @@ class ScalingRecipe(Recipe):
 class DelayedScaling(ScalingRecipe):
     """FP8 per tensor, scaled by the largest amax of the last `amax_history_len` steps times 2**margin.
 
-    `cast` without a scale uses the tensor's own amax, a history of one. Raises RecipeError for a history shorter
-    than 1 or a negative margin.
+    The steps are `delayed_init` and `delayed_update`; scales are computed as TransformerEngine computes them. `cast`
+    without a scale uses the tensor's own amax, a history of one. Raises RecipeError for a history shorter than 1 or a
+    negative margin.
 
     >>> DelayedScaling(margin=1).policy.margin
     1
@@ -68,7 +69,7 @@ class DelayedScaling(ScalingRecipe):
             {"fp8_format": fp8_format, "amax_history_len": amax_history_len, "margin": margin},
             element=element,
             levels=(Level(formats.float32),),
-            policy=Policy(amax="delayed", history=amax_history_len, margin=margin),
+            policy=Policy(amax="delayed", history=amax_history_len, margin=margin, division="inverse"),
         )
 
     @property

@@ -5,6 +5,8 @@ unsigned codes here; packed storage and dtype views belong to `ScaledTensor`.
 """
 
 from breccia.numerics.decode import decode as decode
+from breccia.numerics.delayed import delayed_scale as delayed_scale
+from breccia.numerics.delayed import update_history as update_history
 from breccia.numerics.dequantize import dequantize as dequantize
 from breccia.numerics.encode import encode as encode
 from breccia.numerics.pack import pack as pack
@@ -13,9 +15,7 @@ from breccia.numerics.pack import unpack as unpack
 from breccia.numerics.quantize import Components as Components
 from breccia.numerics.quantize import quantize as quantize
 from breccia.numerics.scale_rules import block_amax as block_amax
-from breccia.numerics.scale_rules import delayed_scale as delayed_scale
 from breccia.numerics.scale_rules import finite_amax as finite_amax
 from breccia.numerics.scale_rules import outer_scales as outer_scales
 from breccia.numerics.scale_rules import scale_from_amax as scale_from_amax
 from breccia.numerics.scale_rules import scale_shape as scale_shape
-from breccia.numerics.scale_rules import update_history as update_history

@@ -112,7 +112,7 @@ BINARY: dict[str, Binary] = {
     "max": lambda xp, a, b: xp.maximum(a, b),
     "min": lambda xp, a, b: xp.minimum(a, b),
     "pow": lambda xp, a, b: a**b,
-    "straight_through": lambda xp, a, b: b,
+    "straight_through": lambda xp, a, b: xp.broadcast_arrays(a, b)[1],
     "lt": lambda xp, a, b: a < b,
     "le": lambda xp, a, b: a <= b,
     "gt": lambda xp, a, b: a > b,

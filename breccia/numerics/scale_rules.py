@@ -131,6 +131,8 @@ def _exact(
 ) -> Array:
     if policy.division == "reciprocal":
         quotient = xp.multiply(amax, _number(xp, amax, 1 / Fraction(top)))
+    elif policy.division == "inverse":
+        return _codes(xp, _inverse(xp, amax, Fraction(top) / 2**margin, outer), dtype)
     else:
         quotient = xp.divide(amax, _number(xp, amax, Fraction(top)))
     if outer is not None:
@@ -138,6 +140,14 @@ def _exact(
     if margin:
         quotient = xp.multiply(quotient, _number(xp, amax, Fraction(2) ** margin))
     return _codes(xp, quotient, dtype)
+
+
+def _inverse(xp: Primitives, amax: Array, top: Fraction, outer: Array | None) -> Array:
+    """1 / (top / amax), where top / amax is at most the largest float32, then over the outer scales."""
+    factor = xp.bitcast(xp.divide(_number(xp, amax, top), amax), "uint32")
+    factor = xp.bitcast(xp.minimum(factor & f32.MAGNITUDE, f32.LARGEST), "float32")
+    quotient = xp.divide(_number(xp, amax, Fraction(1)), factor)
+    return quotient if outer is None else xp.divide(quotient, outer)
 
 
 def _number(xp: Primitives, like: Array, value: Fraction) -> Array:
@@ -293,31 +303,3 @@ def level_grids(xp: Primitives, scales: tuple[Array, ...], recipe: Recipe, shape
         grid = xp.reshape(decode(array, level.dtype), grid_shape(shape, block))
         grids.append(xp.expand(grid, block_ratio(block, inner), grid_shape(shape, inner)))
     return grids
-
-
-def delayed_scale(history: Any, recipe: Recipe) -> Array:
-    """The innermost scales of a delayed recipe from the amax values of past steps, newest last along the first axis.
-
-    `Policy.history_rule` says whether the largest or the newest counts; `Policy.margin` widens the scale by 2**margin.
-
-    >>> from breccia.scaling import DelayedScaling
-    >>> import numpy as np
-    >>> float(delayed_scale(np.float32([1.0, 896.0, 448.0]), DelayedScaling()))
-    2.0
-    """
-    xp = namespace(history)
-    history = xp.as_float32(history)
-    rank_of(xp, history)
-    if recipe.policy.history_rule == "most_recent":
-        amax = history[-1:]
-    else:
-        amax = xp.bitcast(xp.block_amax_bits(history, (None,) + (1,) * (len(xp.shape(history)) - 1)), "float32")
-    scale = scale_from_amax(amax, recipe.element, recipe.innermost.dtype, recipe.policy)
-    return xp.reshape(scale, xp.shape(history)[1:])
-
-
-def update_history(history: Any, amax: Any) -> Array:
-    """The amax history one step on: the oldest entry (first) leaves, `amax` enters last; a new array."""
-    xp = namespace(history)
-    history, newest = xp.as_float32(history), xp.as_float32(amax)
-    return xp.concat([history[1:], xp.reshape(newest, (1, *xp.shape(history)[1:]))], 0)

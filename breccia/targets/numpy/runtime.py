@@ -267,10 +267,10 @@ def scale_from_amax(_xp: Any, amax: Array, recipe: Recipe, level: int) -> Array:
 
 
 def history_update(xp: Any, history: Array, amax: Array) -> Array:
-    """The history rolled by one, `amax` first."""
-    return xp.concatenate((amax.reshape((1,)), history[:-1]))
+    """The history one step on: the oldest entry (first) leaves, `amax` enters last."""
+    return xp.concatenate((history[1:], amax.reshape((1,))))
 
 
 def amax_from_history(xp: Any, history: Array, rule: str) -> Array:
-    """The largest, or the most recent (first), amax; shape (1,)."""
-    return history[:1] if rule == "most_recent" else max(xp, history, (0,))
+    """The largest, or the most recent (last), amax; shape (1,)."""
+    return history[-1:] if rule == "most_recent" else max(xp, history, (0,))

@@ -90,10 +90,10 @@ def test_expand_store_and_iota() -> None:
         rt.store(np, target, rt.at[:], target, "mean")
 
 
-def test_histories_roll_with_the_newest_first() -> None:
+def test_histories_roll_with_the_newest_last() -> None:
     history = np.float32([3.0, 5.0, 1.0])
     rolled = rt.history_update(np, history, np.float32([4.0]))
-    assert rolled.tolist() == [4.0, 3.0, 5.0]
+    assert rolled.tolist() == [5.0, 1.0, 4.0]
     assert rt.amax_from_history(np, rolled, "max").tolist() == [5.0]
     assert rt.amax_from_history(np, rolled, "most_recent").tolist() == [4.0]
     assert history.tolist() == [3.0, 5.0, 1.0]
