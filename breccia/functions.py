@@ -468,7 +468,7 @@ def _narrowed(x: Any) -> Any:
         return x
     if foreign(x):
         return namespace(x).as_float32(x) if namespace(x).dtype_name(x) == "float64" else x
-    return x.astype(np.float32) if getattr(x, "dtype", None) == np.float64 else x
+    return x.astype(np.float32) if getattr(x, "_dtype", getattr(x, "dtype", None)) == np.float64 else x
 
 
 def _axis(axis: Any) -> Any:

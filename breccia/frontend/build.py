@@ -18,6 +18,7 @@ from breccia.arrays import foreign
 from breccia.errors import TraceError
 from breccia.frontend import keys
 from breccia.frontend.elementwise import as_value
+from breccia.frontend.program import device_of
 from breccia.frontend.results import Result, Tree
 from breccia.frontend.symbols import Retrace, Size, Symbols
 from breccia.frontend.trace import Trace, Value
@@ -56,7 +57,8 @@ def trace(
     slots = tuple(i for i, leaf in enumerate(leaves) if keys.is_dynamic(leaf, dynamic))
     symbols = Symbols(tuple(leaves[i].shape[0] for i in slots))
     for _ in range(_MOST_TRACES + len(slots)):
-        attempt = Trace(Tracer, symbols)
+        attempt = Trace(tracer_of(leaves), symbols)
+        attempt.device = device_of(leaves)
         try:
             return _attempt(attempt, fn, args, kwargs, slots, name or function_name(fn))
         except Retrace:
@@ -64,6 +66,15 @@ def trace(
         finally:
             attempt.open = False
     raise TraceError(f"{function_name(fn)}: sizes do not settle; compile with dynamic=False")
+
+
+def tracer_of(leaves: Sequence[Any]) -> type[Tracer]:
+    """What stands for the arrays of a call: an array whose methods are those of the arguments' library."""
+    if any(keys.library_of(leaf) == "torch" for leaf in leaves):
+        from breccia.frontend.torch_tracer import TorchTracer
+
+        return TorchTracer
+    return Tracer
 
 
 def _attempt(

@@ -101,7 +101,7 @@ def astype(x: Value, dtype: DTypeLike) -> Value:
     ssa = x.ssa
     if is_narrow(x._dtype) or is_narrow(target):  # codes are only read as, and made from, float32
         for step in (float32, target):
-            if x.trace.wrap(ssa).type.dtype != ir_dtype(step):
+            if x.trace.wrap(ssa).ir_type.dtype != ir_dtype(step):
                 ssa = x.trace.emit(ConvertOp, ssa, dtype=ir_dtype(step))
         return x.trace.wrap(ssa, target)
     return x.trace.wrap(x.trace.emit(ConvertOp, ssa, dtype=ir_dtype(target)), target)

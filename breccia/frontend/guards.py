@@ -16,6 +16,8 @@ Guard = tuple[dict[str, Any], str, Any]
 CellGuard = tuple[types.CellType, Any]
 _LIBRARIES = ("breccia", "numpy", "builtins", "ml_dtypes")
 _MOST_ATTRIBUTES = 256
+_REGISTRIES = ("_parameters", "_buffers", "_modules")
+"""Where PyTorch's modules keep what looks like attributes."""
 
 
 class Guards:
@@ -77,8 +79,15 @@ class Guards:
         if type(x).__module__.partition(".")[0] in _LIBRARIES:
             return
         space: Any = getattr(x, "__dict__", None)
-        if isinstance(space, dict) and len(space) <= _MOST_ATTRIBUTES:
-            self.names += [(space, name, value) for name, value in _items(space)]
+        if not isinstance(space, dict) or len(space) > _MOST_ATTRIBUTES:
+            return
+        held = [space[name] for name in _REGISTRIES if isinstance(space.get(name), dict)]
+        # What PyTorch's modules have besides is hooks, which are private: dozens that would be looked at in every call.
+        self.names += [(space, name, value) for name, value in _items(space) if not (held and name.startswith("_"))]
+        for registry in held:
+            self.names += [(registry, name, value) for name, value in _items(registry)]
+            for inner in registry.values():
+                self._walk(inner)
 
 
 def _items(space: dict[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from breccia.errors import TraceError
-from breccia.frontend import elementwise, shapes
+from breccia.frontend import contraction, elementwise, shapes
 from breccia.frontend.dtypes import bool_, is_float, scalar_dtype
 from breccia.frontend.elementwise import as_value, astype, binary, full, unary
 from breccia.frontend.scaled import matmul
@@ -158,6 +158,10 @@ def _size(a: Value, axis: Any = None) -> Any:
     return a.trace.size(shapes.product(a.dims) if axis is None else a.dims[axis])
 
 
+def _einsum(subscripts: str, *operands: Any, optimize: Any = False) -> Value:  # noqa: ARG001 - the order is ours
+    return contraction.einsum(elementwise.trace_of(*operands), subscripts, operands)
+
+
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sum": _axis(partial(shapes.reduce, "sum")),
     "mean": _axis(shapes.mean),
@@ -184,6 +188,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "squeeze": _squeeze,
     "broadcast_to": _broadcast_to,
     "dot": _dot,
+    "einsum": _einsum,
     "zeros_like": lambda a, dtype=None: _like(0, a, dtype),
     "ones_like": lambda a, dtype=None: _like(1, a, dtype),
     "full_like": lambda a, fill_value, dtype=None: _like(fill_value, a, dtype),
@@ -198,7 +203,6 @@ _INSTEAD = {
     "unique": "sizes cannot depend on values",
     "sort": "sort before or after the compiled function",
     "argmax": "call it on the compiled function's result",
-    "einsum": "write it with transpose, reshape and @",
     "exp2": "use np.exp(x * np.log(2))",
     "expm1": "use np.exp(x) - 1",
     "log1p": "use np.log(1 + x)",
@@ -241,7 +245,7 @@ def function(trace: Trace, called: Callable[..., Any], args: tuple[Any, ...], kw
     wanted = {key: value for key, value in kwargs.items() if value is not np._NoValue}  # type: ignore[attr-defined]
     wanted.pop("out", None)
     first = args[0] if args else None
-    if args and not isinstance(first, list | tuple) and name != "where":
+    if args and not isinstance(first, list | tuple | str) and name != "where":
         args = (as_value(trace, first), *args[1:])
     try:
         return FUNCTIONS[name](*args, **wanted)

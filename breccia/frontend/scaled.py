@@ -95,7 +95,7 @@ def _scale_operand(trace: Trace, given: Any, kind: TensorType) -> SSAValue:
         if any(a != b and a != 1 for a, b in zip(value.dims, kind.shape, strict=False)) or value.rank != kind.rank:
             trace.fail(ShapeError, f"cast: scale is {value.describe()}; {trace.show(kind.shape)} is needed")
         value = trace.wrap(trace.emit(BroadcastOp, value.ssa, shape=DimsAttr(kind.shape)), value._dtype)
-    if value.type.dtype == kind.dtype:
+    if value.ir_type.dtype == kind.dtype:
         return value.ssa
     return trace.emit(ConvertOp, astype(value, float32).ssa, dtype=kind.dtype)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -38,6 +39,8 @@ _MACHINERY = (
     *(str(_HERE.parent / name) for name in ("arrays", "functions.py", "gradients.py", "tensor.py")),
     str(Path(np.__file__).parent),
 )
+_LIBRARIES = ("torch", "jax")
+"""Libraries whose functions call ours, where they are loaded."""
 """Code between the user's line and an op: no location points into it."""
 
 
@@ -57,16 +60,16 @@ class Value:
         self.trace, self.ssa, self._dtype, self.recipe = trace, ssa, dtype, recipe
 
     @property
-    def type(self) -> TensorType | ScaledType:
+    def ir_type(self) -> TensorType | ScaledType:
         return self.ssa.type  # type: ignore[return-value]
 
     @property
     def dims(self) -> tuple[Dim, ...]:
-        return self.type.shape
+        return self.ir_type.shape
 
     @property
     def rank(self) -> int:
-        return len(self.type.shape)
+        return len(self.ir_type.shape)
 
     def describe(self) -> str:
         """`[M, 128] of bfloat16`, with the recipe of a scaled value."""
@@ -90,6 +93,8 @@ class Trace:
         self.open = True
         self.differentiable = False
         """True where arrays belong to a library that has gradients."""
+        self.device: Any = None
+        """The device of the arguments; None where their library has but one."""
         self._captured: dict[int, Value] = {}
         self._hints = symbols.hints()
         self._locations: dict[tuple[str, int], FileLineColLoc] = {}
@@ -222,12 +227,20 @@ class Trace:
         raise error(f"{message} (at {self.where()})")
 
 
+@cache
+def _machinery(loaded: tuple[str, ...]) -> tuple[str, ...]:
+    """`_MACHINERY`, with the folders of the libraries that are loaded."""
+    files = [getattr(sys.modules[name], "__file__", None) for name in loaded]
+    return (*_MACHINERY, *(str(Path(file).parent) for file in files if file))
+
+
 def user_line() -> tuple[str, int]:
     """File and line of the innermost frame that is the user's."""
     frame: FrameType | None = sys._getframe(1)
+    machinery = _machinery(tuple(name for name in _LIBRARIES if name in sys.modules))
     while frame is not None:
         file = frame.f_code.co_filename
-        if not file.startswith(_MACHINERY):
+        if not file.startswith(machinery):
             return file, frame.f_lineno
         frame = frame.f_back
     return "<unknown>", 0

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from breccia.errors import TraceError
-from breccia.frontend import elementwise, protocols, scaled, shapes
+from breccia.frontend import elementwise, protocols, scaled, shapes, torch_functions
 from breccia.frontend.symbols import Size, product
 from breccia.frontend.trace import Value, fail
 
@@ -232,9 +232,8 @@ class Tracer(Value):
     # -- other libraries -----------------------------------------------------------------------------------------------
 
     @classmethod
-    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:
-        name = getattr(function, "__name__", str(function))
-        fail(TraceError, f"torch.{name} cannot be traced by this version; use np.{name} or a function of breccia")
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return torch_functions.function(function, args, kwargs or {})
 
     def __jax_array__(self) -> NoReturn:
         fail(TraceError, "functions of jax cannot be traced by this version; use NumPy's or breccia's")
