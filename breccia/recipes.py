@@ -12,6 +12,7 @@ Nothing outside this file may branch on a recipe's name. To add a recipe, add on
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 from breccia import formats
@@ -213,7 +214,7 @@ class Recipe:
         >>> nvfp4.blocks(2)
         ((None, None), (1, 16))
         """
-        return tuple(level.resolve(rank) for level in self.levels)
+        return _blocks_of(self.token, rank)
 
     def along(self, axis: int, rank: int) -> Recipe:
         """This recipe with its last axis laid along `axis` of a tensor of `rank` axes; itself where nothing changes.
@@ -221,10 +222,7 @@ class Recipe:
         >>> mxfp8_e4m3.along(0, 2).blocks(2)
         ((32, 1),)
         """
-        axis = normalize_axis(axis, rank)
-        order = [*range(rank - 1)]
-        order.insert(axis, rank - 1)
-        return self.permuted(tuple(order))
+        return _along(self.token, normalize_axis(axis, rank), rank) or self
 
     def permuted(self, order: tuple[int, ...]) -> Recipe:
         """The recipe of a tensor whose axes are permuted: new axis i is old axis `order[i]`; itself where nothing
@@ -286,6 +284,21 @@ def check_block(block: Block | None, what: str = "block") -> None:
             raise RecipeError(
                 f"{what} is {block!r}: {size!r} is not a block size; allowed: an integer of at least 1, or None"
             )
+
+
+@lru_cache(maxsize=4096)
+def _blocks_of(token: int, rank: int) -> tuple[Block, ...]:
+    return tuple(level.resolve(rank) for level in of_token(token).levels)
+
+
+@lru_cache(maxsize=4096)
+def _along(token: int, axis: int, rank: int) -> Recipe | None:
+    """The recipe laid along an axis; None where that changes nothing."""
+    recipe = of_token(token)
+    order = [*range(rank - 1)]
+    order.insert(axis, rank - 1)
+    laid = recipe.permuted(tuple(order))
+    return None if laid is recipe else laid
 
 
 def resolve_block(block: Block | None, rank: int) -> Block:

@@ -513,12 +513,14 @@ def cast_array(
     recipe = recipe.along(axis, rank)
     if dtype is None:
         name = xp.dtype_name(x)
-        dtype = name if name in ("float16", "bfloat16") else "float32"
+        name = name if name in ("float16", "bfloat16") else "float32"
+    else:
+        name = logical_dtype(dtype).name
     given = _given_scales(xp, x, scale, recipe)
     if recipe.policy.nonfinite == "error":  # which has to look at values
-        return from_components(quantize_array(x, recipe, scales=given, seed=seed), recipe, dtype)
+        return from_components(quantize_array(x, recipe, scales=given, seed=seed), recipe, name)
     words = () if seed is None else xp.seed_words(seed, x)
-    static = recipe, logical_dtype(dtype).name, len(words)
+    static = recipe, name, len(words)
     return xp.fused(_cast, static, (x, *words, *(given or ())))
 
 

@@ -21,6 +21,8 @@ MAX_FUNCTION_LINES = 80
 FRAMEWORKS = {"torch", "jax", "mlx", "triton"}
 EDGES = (
     "arrays/torch.py",
+    "arrays/torch_encode.py",
+    "arrays/torch_quantize.py",
     "arrays/jax.py",
     "arrays/jax_blocks.py",
     "arrays/mlx.py",

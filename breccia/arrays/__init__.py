@@ -18,7 +18,7 @@ import numpy as np
 
 from breccia.errors import DTypeError, UnsupportedError
 from breccia.formats import Format
-from breccia.recipes import Block
+from breccia.recipes import Block, Recipe
 
 Array = Any
 """An array of any supported library; the primitives below say what may be done with it besides `+ - * & | ^ ~ < ==
@@ -76,12 +76,20 @@ class Primitives(Protocol):
         """True if it is known now, without waiting for a device, that an entry is true: an error may be raised."""
         ...
 
+    def known_range(self, words: Array) -> tuple[int, int] | None:
+        """The smallest and the largest of words below 2**31, if known now, without waiting for a device."""
+        ...
+
     # -- entry by entry ------------------------------------------------------------------------------------------------
 
     def bitcast(self, x: Array, dtype: str) -> Array: ...
     def convert(self, x: Array, dtype: str) -> Array: ...
     def full(self, shape: tuple[int, ...], value: float, dtype: str, like: Array) -> Array:
         """An array of one value on the device of `like`; uint32 values up to 2**32 - 1."""
+        ...
+
+    def number(self, bits: int, rank: int, like: Array) -> Array:
+        """The float32 constant of these bits, as an array of one entry that nobody writes to."""
         ...
 
     def where(self, condition: Array, a: Any, b: Any) -> Array:
@@ -116,8 +124,15 @@ class Primitives(Protocol):
         """(high, low) words, of rank 0, of a 64-bit seed: a Python integer, or an integer array of one entry."""
         ...
 
-    def native_encode(self, x: Array, fmt: Format, rounding: str, overflow: str) -> Array | None:
-        """A faster way to the codes that `numerics.bit_encode` defines, for every float32; None where there is none."""
+    def native_encode(self, x: Array, fmt: Format, rounding: str, overflow: str, tame: bool = False) -> Array | None:
+        """A faster way to the codes that `numerics.bit_encode` defines, for every float32; None where there is none.
+
+        tame: no entry is NaN, or larger than the largest finite element by more than a few float32 roundings.
+        """
+        ...
+
+    def native_quantize(self, x: Array, recipe: Recipe) -> tuple[Array, Array] | None:
+        """(codes, stored scales): a faster way to all of `numerics.quantize`; None where there is none."""
         ...
 
     # -- shapes and blocks ---------------------------------------------------------------------------------------------
@@ -189,10 +204,14 @@ def library(x: Any) -> str:
     >>> library([1.0, 2.0])
     'numpy'
     """
+    known = _NAMED.get(type(x))
+    if known is not None:
+        return known
     for cls in type(x).__mro__:
         root = cls.__module__.partition(".")[0]
         name = _ALIASES.get(root, root)
         if name in _LIBRARIES and root != "builtins":
+            _NAMED[type(x)] = name
             return name
     if isinstance(x, (bool, int, float, complex, list, tuple)) or hasattr(x, "__array__") or hasattr(x, "__buffer__"):
         return "numpy"
@@ -201,6 +220,7 @@ def library(x: Any) -> str:
     )
 
 
+_NAMED: dict[type, str] = {}
 _OF_CLASS: dict[type, str] = {}
 
 

@@ -22,7 +22,7 @@ from jax import lax
 from breccia.arrays import exact, jax_blocks, statics
 from breccia.errors import DTypeError, GradientError, UnsupportedError
 from breccia.formats import Format
-from breccia.recipes import Block, grid_shape
+from breccia.recipes import Block, Recipe, grid_shape
 
 TABLES = False
 
@@ -98,6 +98,10 @@ def surely_none(x: Array) -> bool:  # noqa: ARG001
 
 
 surely_any = surely_none
+
+
+def known_range(words: Array) -> None:
+    """None, for the same reason."""
 
 
 # -- entry by entry ----------------------------------------------------------------------------------------------------
@@ -177,6 +181,11 @@ def _alike(a: Any, b: Any) -> tuple[Any, Any]:
     if not hasattr(b, "dtype") and hasattr(a, "dtype"):
         return a, np.asarray(b, a.dtype)
     return a, b
+
+
+def number(bits: int, rank: int, like: Array) -> Array:
+    """A float32 constant of one entry."""
+    return bitcast(full((1,) * rank, bits, "uint32", like), "float32")
 
 
 def where(condition: Array, a: Any, b: Any) -> Array:
@@ -294,7 +303,7 @@ def seed_words(seed: Any, like: Array) -> tuple[Array, Array]:  # noqa: ARG001
 # -- encoding ----------------------------------------------------------------------------------------------------------
 
 
-def native_encode(x: Array, fmt: Format, rounding: str, overflow: str) -> Array | None:
+def native_encode(x: Array, fmt: Format, rounding: str, overflow: str, tame: bool = False) -> Array | None:  # noqa: ARG001
     """Codes by a few integer and float steps on normal numbers, for formats of 8 bits or fewer."""
     if rounding != "rne" or overflow != "saturate" or fmt.bits > 8 or fmt.is_power_of_two:
         return None
@@ -330,6 +339,10 @@ def _floats(x: Array, fmt: Format) -> Array:
         signed = jnp.where(codes == 0, np.uint32(0), signed)
     nan = 0 if fmt.nan_code is None else fmt.nan_code
     return jnp.where(magnitude > 0x7F800000, np.uint32(nan), signed).astype(jnp.uint8)
+
+
+def native_quantize(x: Array, recipe: Recipe) -> None:
+    """None: there is no faster way."""
 
 
 # -- shapes and blocks -------------------------------------------------------------------------------------------------

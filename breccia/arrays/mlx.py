@@ -20,7 +20,7 @@ import numpy as np
 from breccia.arrays import exact
 from breccia.errors import DTypeError, GradientError, UnsupportedError
 from breccia.formats import Format
-from breccia.recipes import Block, grid_shape
+from breccia.recipes import Block, Recipe, grid_shape
 
 TABLES = False
 
@@ -87,6 +87,10 @@ def surely_none(x: Array) -> bool:  # noqa: ARG001
 surely_any = surely_none
 
 
+def known_range(words: Array) -> None:
+    """None, for the same reason."""
+
+
 # -- entry by entry ----------------------------------------------------------------------------------------------------
 
 
@@ -114,6 +118,11 @@ def _alike(a: Any, b: Any) -> tuple[Any, Any]:
     if not isinstance(b, mx.array) and isinstance(a, mx.array):
         return a, mx.array(b, a.dtype)
     return a, b
+
+
+def number(bits: int, rank: int, like: Array) -> Array:
+    """A float32 constant of one entry."""
+    return bitcast(full((1,) * rank, bits, "uint32", like), "float32")
 
 
 def where(condition: Array, a: Any, b: Any) -> Array:
@@ -227,7 +236,7 @@ def seed_words(seed: Any, like: Array) -> tuple[Array, Array]:  # noqa: ARG001
 # -- encoding ----------------------------------------------------------------------------------------------------------
 
 
-def native_encode(x: Array, fmt: Format, rounding: str, overflow: str) -> Array | None:
+def native_encode(x: Array, fmt: Format, rounding: str, overflow: str, tame: bool = False) -> Array | None:  # noqa: ARG001
     """Codes by a few integer and float steps, for formats of 8 bits or fewer."""
     if rounding != "rne" or overflow != "saturate" or fmt.bits > 8 or fmt.is_power_of_two:
         return None
@@ -258,6 +267,10 @@ def _floats(x: Array, fmt: Format) -> Array:
         signed = where(codes == 0, 0, signed)
     nan = 0 if fmt.nan_code is None else fmt.nan_code
     return where(magnitude > 0x7F800000, nan, signed).astype(mx.uint8)
+
+
+def native_quantize(x: Array, recipe: Recipe) -> None:
+    """None: there is no faster way."""
 
 
 # -- shapes and blocks -------------------------------------------------------------------------------------------------

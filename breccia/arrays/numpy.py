@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from itertools import product
 from math import prod
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from breccia.arrays import softfloat
 from breccia.errors import DTypeError, UnsupportedError
 from breccia.formats import Format
-from breccia.recipes import Block, grid_shape
+from breccia.recipes import Block, Recipe, grid_shape
 
 TABLES = True
 CHUNK = 1 << 16
@@ -86,6 +87,18 @@ def full(shape: tuple[int, ...], value: float, dtype: str, like: Array) -> Array
     return np.full(shape, value, np.dtype(dtype))
 
 
+@lru_cache(maxsize=256)
+def _number(bits: int, rank: int) -> Array:
+    made = np.array([bits], np.uint32).view(np.float32).reshape((1,) * rank)
+    made.setflags(write=False)
+    return made
+
+
+def number(bits: int, rank: int, like: Array) -> Array:  # noqa: ARG001 - one device
+    """A float32 constant of one entry."""
+    return _number(bits, rank)
+
+
 def where(condition: Array, a: Any, b: Any) -> Array:
     """Entries of `a` where the condition holds, else of `b`."""
     return np.where(condition, a, b)
@@ -127,6 +140,11 @@ def surely_none(x: Array) -> bool:
 
 
 surely_any = any
+
+
+def known_range(words: Array) -> tuple[int, int] | None:
+    """The smallest and the largest of words."""
+    return (int(words.min()), int(words.max())) if words.size else (0, 0)
 
 
 def divide(a: Array, b: Array) -> Array:
@@ -192,9 +210,13 @@ def seed_words(seed: Any, like: Array) -> tuple[Array, Array]:  # noqa: ARG001 -
     return words(np.array(int(seed) & 0xFFFFFFFFFFFFFFFF, np.uint64))
 
 
-def native_encode(x: Array, fmt: Format, rounding: str, overflow: str) -> Array | None:  # noqa: ARG001
+def native_encode(x: Array, fmt: Format, rounding: str, overflow: str, tame: bool = False) -> Array | None:  # noqa: ARG001
     """None: `numerics.tables` is NumPy's faster way."""
     return None
+
+
+def native_quantize(x: Array, recipe: Recipe) -> None:
+    """None: there is no faster way."""
 
 
 # -- blocks ------------------------------------------------------------------------------------------------------------

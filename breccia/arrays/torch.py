@@ -19,11 +19,10 @@ import numpy as np
 import torch
 from torch.utils import _pytree
 
-from breccia.arrays import exact, softfloat, statics
+from breccia.arrays import exact, softfloat, statics, torch_encode, torch_quantize
 from breccia.arrays.numpy import cut_grid, whole_block_parts
 from breccia.errors import DTypeError, GradientError, UnsupportedError
-from breccia.formats import Format
-from breccia.recipes import Block, grid_shape, of_token
+from breccia.recipes import Block, Recipe, grid_shape, of_token
 
 TABLES = False
 CHUNK = 1 << 18
@@ -37,11 +36,7 @@ _DTYPES = {
     "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64,
 }  # fmt: skip
 _NAMES = {dtype: name for name, dtype in _DTYPES.items() if name != "uint32"}
-_FLOAT8 = {
-    name: getattr(torch, name)
-    for name in ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
-    if hasattr(torch, name)
-}
+_FLOAT8 = torch_encode.FLOAT8
 _MAGNITUDE = 0x7FFFFFFF
 
 
@@ -113,6 +108,16 @@ def surely_any(x: Array) -> bool:
     return concrete(x) and bool(x.any())
 
 
+def known_range(words: Array) -> tuple[int, int] | None:
+    """The smallest and the largest of words in the host's memory."""
+    if not concrete(words):
+        return None
+    if words.numel() <= 1:
+        return (int(words), int(words)) if words.numel() else (0, 0)
+    low, high = torch.aminmax(words)
+    return int(low), int(high)
+
+
 # -- entry by entry ----------------------------------------------------------------------------------------------------
 
 
@@ -142,6 +147,18 @@ def full(shape: tuple[int, ...], value: float, dtype: str, like: Array) -> Array
     if dtype == "uint32" and value >= 1 << 31:
         value = int(value) - (1 << 32)
     return torch.full(shape, value, dtype=_DTYPES[dtype], device=like.device)
+
+
+@lru_cache(maxsize=256)
+def _number(bits: int, rank: int) -> Array:
+    return torch.tensor([bits], dtype=torch.int32).view(torch.float32).reshape((1,) * rank)
+
+
+def number(bits: int, rank: int, like: Array) -> Array:
+    """A float32 constant of one entry."""
+    if concrete(like):
+        return _number(bits, rank)
+    return full((1,) * rank, bits, "uint32", like).view(torch.float32)
 
 
 def where(condition: Array, a: Any, b: Any) -> Array:
@@ -241,45 +258,14 @@ def seed_words(seed: Any, like: Array) -> tuple[Array, Array]:
 # -- encoding ----------------------------------------------------------------------------------------------------------
 
 
-def native_encode(x: Array, fmt: Format, rounding: str, overflow: str) -> Array | None:
-    """Codes by PyTorch's own casts and by float arithmetic, for formats of 8 bits or fewer."""
-    if rounding != "rne" or overflow != "saturate" or fmt.bits > 8 or fmt.is_power_of_two:
-        return None
-    if fmt.kind == "int":
-        return _integers(x, fmt)
-    if fmt.kind != "float":
-        return None
-    return _float8(x, fmt) if fmt.name in _FLOAT8 else _small_floats(x, fmt)
+def native_quantize(x: Array, recipe: Recipe) -> tuple[Array, Array] | None:
+    """(codes, stored scales) of an ordinary tensor in the host's memory, where `torch_quantize` has a way."""
+    return torch_quantize.quantize(x, recipe) if concrete(x) else None
 
 
-def _integers(x: Array, fmt: Format) -> Array:
-    unit = float(1 << fmt.fraction_bits)
-    scaled = x if unit == 1 else x * unit
-    whole = torch.round(scaled.clamp(fmt.min * unit, fmt.max * unit)).nan_to_num_(0.0)
-    return (whole.to(torch.int32) & ((1 << fmt.bits) - 1)).to(torch.uint8)
-
-
-def _float8(x: Array, fmt: Format) -> Array:
-    # Clamped first: whether the cast saturates depends on PyTorch's version, and never does for e5m2 and fnuz.
-    codes = x.clamp(-fmt.max, fmt.max).to(_FLOAT8[fmt.name]).view(torch.uint8)
-    largest, nan = fmt.max_code, fmt.nan_code
-    if nan is None or nan > 0x7F:  # one NaN, which every cast gives
-        return codes
-    return torch.where((codes & 0x7F) > largest, nan, codes)
-
-
-def _small_floats(x: Array, fmt: Format) -> Array:
-    """A sum with 2**23 quanta rounds to a whole number of quanta, ties to even, and leaves it in the low bits."""
-    bits = x.view(torch.int32)
-    magnitude = (bits & _MAGNITUDE).view(torch.float32).clamp(max=fmt.max)
-    smallest = 128 - fmt.bias
-    field = (magnitude.view(torch.int32) >> 23).clamp(min=smallest, max=254)
-    anchor = (field + (23 - fmt.mantissa_bits)) << 23
-    count = (magnitude + anchor.view(torch.float32)).view(torch.int32) - anchor
-    codes = ((field - smallest) << fmt.mantissa_bits) + count
-    codes = codes | (((bits >> 31) & 1) << (fmt.bits - 1))
-    nan = 0 if fmt.nan_code is None else fmt.nan_code
-    return torch.where(torch.isnan(x), nan, codes).to(torch.uint8)
+native_encode = torch_encode.native_encode
+pack_nibbles, unpack_nibbles = torch_encode.pack_nibbles, torch_encode.unpack_nibbles
+pack_sixes, unpack_sixes = torch_encode.pack_sixes, torch_encode.unpack_sixes
 
 
 # -- shapes and blocks -------------------------------------------------------------------------------------------------
@@ -424,41 +410,6 @@ def _map_whole(
         wide = (g.reshape(tuple(n for count in g.shape for n in (count, 1))) for g in grids)
         return convert(function(*(x.reshape(split) for x in operands), *wide), dtype).reshape(size)
     return convert(function(*operands, *(expand(g, block, size) for g in grids)), dtype)
-
-
-# -- sub-byte storage --------------------------------------------------------------------------------------------------
-
-
-def _padded(codes: Array, multiple: int) -> Array:
-    rest = -codes.shape[-1] % multiple
-    return torch.nn.functional.pad(codes, (0, rest)) if rest else codes
-
-
-def pack_nibbles(codes: Array) -> Array:
-    """Two codes a byte along the last axis, the first in the low nibble; an odd length is padded with code 0."""
-    codes = _padded(codes, 2)
-    return codes[..., 0::2] | (codes[..., 1::2] << 4)
-
-
-def unpack_nibbles(packed: Array, length: int) -> Array:
-    """Inverse of `pack_nibbles` for a last axis of `length` codes."""
-    pairs = torch.stack([packed & 15, packed >> 4], -1)
-    return pairs.reshape(*packed.shape[:-1], 2 * packed.shape[-1])[..., :length]
-
-
-def pack_sixes(codes: Array) -> Array:
-    """Four codes in three bytes along the last axis: a little-endian word of 24 bits, the first code lowest."""
-    codes = _padded(codes, 4)
-    a, b, c, d = (codes[..., i::4] for i in range(4))
-    triples = torch.stack([a | (b << 6), (b >> 2) | (c << 4), (c >> 4) | (d << 2)], -1)
-    return triples.reshape(*codes.shape[:-1], codes.shape[-1] // 4 * 3)
-
-
-def unpack_sixes(packed: Array, length: int) -> Array:
-    """Inverse of `pack_sixes` for a last axis of `length` codes."""
-    a, b, c = (packed[..., i::3] for i in range(3))
-    codes = torch.stack([a & 63, (a >> 6) | ((b & 15) << 2), (b >> 4) | ((c & 3) << 4), c >> 2], -1)
-    return codes.reshape(*packed.shape[:-1], packed.shape[-1] // 3 * 4)[..., :length]
 
 
 def fused(function: Callable[..., Any], static: Any, arrays: tuple[Array, ...]) -> Any:

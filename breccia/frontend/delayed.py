@@ -20,8 +20,8 @@ from breccia.recipes import Level, Policy, Recipe
 _USABLE = Recipe(
     formats.float8_e4m3fn, (Level(formats.float32),), policy=Policy("delayed", max=1.0, margin=149, zero_scale="zero")
 )
-"""amax times 2**149, at most the largest float32, and NaN where amax is not finite: positive exactly if amax is positive
-and finite. Compared directly, a subnormal amax would be zero to libraries that flush them."""
+"""amax times 2**149, at most the largest float32, and NaN where amax is not finite: positive exactly where amax is
+positive and finite. Compared directly, a subnormal amax would be zero to libraries that flush them."""
 
 
 def update(history: Any, scale: Any, amax: Any, recipe: Recipe) -> tuple[Value, Value]:

@@ -20,6 +20,7 @@ def encode(
     overflow: Overflow = "saturate",
     seed: Any = None,
     index: Words | None = None,
+    tame: bool = False,
 ) -> Array:
     """The codes of `x` in `fmt`: unsigned bit patterns (uint8, uint16 or uint32) of the same shape.
 
@@ -29,6 +30,7 @@ def encode(
         format has none (`quantize` then gives the block a NaN scale). Integers always saturate.
     seed, index: for stochastic rounding: a 64-bit key, a Python integer, an integer array of one entry, or its
         (high, low) words, and the (high, low) words of each element's flat index in the whole tensor, by default in x.
+    tame: a promise that no entry is NaN, or larger than the largest finite element by more than a few roundings.
 
     Raises RecipeError for stochastic rounding without a seed, UnsupportedError for formats wider than float32.
 
@@ -44,7 +46,7 @@ def encode(
         return bit_encode(xp, x, fmt, rounding, overflow, _random(xp, x, seed, index))
     if xp.TABLES and fmt.bits <= 8 and fmt.kind != "codebook":
         return tables.encode(xp, x, fmt, rounding, overflow)
-    codes = xp.native_encode(x, fmt, rounding, overflow)
+    codes = xp.native_encode(x, fmt, rounding, overflow, tame)
     return bit_encode(xp, x, fmt, rounding, overflow, None) if codes is None else codes
 
 

@@ -13,6 +13,7 @@ from breccia.numerics import bits as f32
 from breccia.numerics.encode import encode, row_major_strides
 from breccia.numerics.nonfinite import clamp_infinity, refuse_nonfinite
 from breccia.numerics.scale_rules import (
+    Known,
     block_ratio,
     combined_scales,
     finite_amax,
@@ -30,6 +31,8 @@ IndexOffset = int | tuple[int, tuple[int, ...]] | Array
 """Where a tile lies in its tensor: the flat index of its first element (if rows are whole), that and the strides of
 the axes, or the flat index of every element (NumPy's uint64)."""
 
+
+_TAME = f32.float32_bits(2.0**-100)
 
 _NO_GRADIENT = (
     "breccia.cast has no gradient: it stores codes. Use breccia.cast_ste (straight-through) where gradients should "
@@ -78,8 +81,11 @@ def quantize(
     ([[1, 2, 7]], [[128]])
     """
     xp = namespace(x)
-    x = xp.as_float32(xp.refuse_gradient(x, _NO_GRADIENT))
+    x = xp.refuse_gradient(x, _NO_GRADIENT)
     rank_of(xp, x)
+    if scales is None and (quick := xp.native_quantize(x, recipe)) is not None:
+        return Components(quick[0], (quick[1],))
+    x = xp.as_float32(x)
     given = check_given(xp, scales, recipe, xp.shape(x))
     index = _index(xp, recipe, x, index_offset)
     if recipe.zero_point is not None or recipe.offset is not None:
@@ -88,10 +94,22 @@ def quantize(
     if len(given) == len(recipe.levels):
         return _with_given_scales(xp, x, recipe, given, seed, index)
     inner = recipe.blocks(len(xp.shape(x)))[-1]
-    x, amax_bits = _checked(xp, x, recipe, inner)
-    levels = (*given, *_missing_outer(xp, x, amax_bits, recipe, given))
-    levels = (*levels, _innermost(xp, amax_bits, recipe, levels, xp.shape(x)))
-    return Components(_elements(xp, x, recipe, levels, seed, index), levels)
+    x, amax_bits, known = _checked(xp, x, recipe, inner)
+    levels = (*given, *_missing_outer(xp, x, amax_bits, recipe, given, known))
+    levels = (*levels, _innermost(xp, amax_bits, recipe, levels, xp.shape(x), known))
+    return Components(_elements(xp, x, recipe, levels, seed, index, not given and _tame(recipe, known)), levels)
+
+
+def _tame(recipe: Recipe, known: Known) -> bool:
+    """Whether x over its scales surely exceeds the largest element by no more than a few roundings of float32.
+
+    Scales well above the subnormal numbers are not below amax / max by more than that, in the formats named here.
+    """
+    if known is None or known[0] < _TAME or known[1] >= f32.INFINITY or len(recipe.levels) > 1:
+        return False
+    policy, dtype = recipe.policy, recipe.innermost.dtype
+    scale = (policy.scale == "exact" and dtype.name == "float32") or (policy.scale == "ceil" and dtype.is_power_of_two)
+    return scale and policy.max is None
 
 
 def check_given(
@@ -124,26 +142,26 @@ def _index(xp: Primitives, recipe: Recipe, x: Array, offset: IndexOffset | None)
     return words(offset)
 
 
-def _checked(xp: Primitives, x: Array, recipe: Recipe, block: Block) -> tuple[Array, Array]:
-    """(x with infinities clamped if the policy says so, amax bits of its blocks)."""
+def _checked(xp: Primitives, x: Array, recipe: Recipe, block: Block) -> tuple[Array, Array, Known]:
+    """(x with infinities clamped if the policy says so, amax bits of its blocks, what is known of them)."""
     bits = xp.block_amax_bits(x, block)
-    bad = bits >= f32.INFINITY
-    if xp.surely_none(bad):
-        return x, bits
-    refuse_nonfinite(xp, bad, recipe, xp.shape(x))
+    known = xp.known_range(bits)
+    if known is not None and known[1] < f32.INFINITY:
+        return x, bits, known
+    refuse_nonfinite(xp, bits >= f32.INFINITY, recipe, xp.shape(x))
     if recipe.policy.nonfinite == "saturate":
-        return clamp_infinity(xp, x), xp.where(bits == f32.INFINITY, f32.LARGEST, bits)
-    return x, bits
+        return clamp_infinity(xp, x), xp.where(bits == f32.INFINITY, f32.LARGEST, bits), None
+    return x, bits, known
 
 
 def _missing_outer(
-    xp: Primitives, x: Array, amax_bits: Array, recipe: Recipe, given: tuple[Array, ...]
+    xp: Primitives, x: Array, amax_bits: Array, recipe: Recipe, given: tuple[Array, ...], known: Known
 ) -> tuple[Array, ...]:
     if given or len(recipe.levels) == 1:
         return ()
     shape = xp.shape(x)
     blocks = recipe.blocks(len(shape))
-    clean = xp.surely_none(amax_bits >= f32.INFINITY)
+    clean = known is not None and known[1] < f32.INFINITY
     found: tuple[Array, ...] = ()
     for i, level in enumerate(recipe.levels[:-1]):
         if clean:
@@ -152,17 +170,19 @@ def _missing_outer(
         else:
             amax = finite_amax(x, blocks[i])
         outside = outer_product(xp, found, recipe, shape, blocks[i])
-        found += (xp.reshape(outer_scales(amax, recipe, i, outside), scale_shape(level, shape)),)
+        found += (
+            xp.reshape(outer_scales(amax, recipe, i, outside, known if clean else None), scale_shape(level, shape)),
+        )
     return found
 
 
 def _innermost(
-    xp: Primitives, amax_bits: Array, recipe: Recipe, outer: tuple[Array, ...], shape: tuple[int, ...]
+    xp: Primitives, amax_bits: Array, recipe: Recipe, outer: tuple[Array, ...], shape: tuple[int, ...], known: Known
 ) -> Array:
     inner = recipe.blocks(len(shape))[-1]
     outside = outer_product(xp, outer, recipe, shape, inner)
     amax = xp.bitcast(amax_bits, "float32")
-    scale = scale_from_amax(amax, recipe.element, recipe.innermost.dtype, recipe.policy, outside)
+    scale = scale_from_amax(amax, recipe.element, recipe.innermost.dtype, recipe.policy, outside, known)
     return xp.reshape(scale, scale_shape(recipe.innermost, shape))
 
 
@@ -170,29 +190,31 @@ def _with_given_scales(
     xp: Primitives, x: Array, recipe: Recipe, given: tuple[Array, ...], seed: Any, index: Words | None
 ) -> Components:
     inner = recipe.blocks(len(xp.shape(x)))[-1]
-    x, amax_bits = _checked(xp, x, recipe, inner)
-    bad = amax_bits >= f32.INFINITY
-    if xp.surely_none(bad):
+    x, amax_bits, known = _checked(xp, x, recipe, inner)
+    if known is not None and known[1] < f32.INFINITY:
         pass
     elif recipe.element.has_nan:
         bits = xp.bitcast(x, "uint32")
         x = xp.bitcast(xp.where((bits & f32.MAGNITUDE) >= f32.INFINITY, f32.NAN, bits), "float32")
     else:
-        bad = xp.reshape(bad, scale_shape(recipe.innermost, xp.shape(x)))
+        bad = xp.reshape(amax_bits >= f32.INFINITY, scale_shape(recipe.innermost, xp.shape(x)))
         given = (*given[:-1], poison(xp, given[-1], bad, recipe.innermost.dtype))
     return Components(_elements(xp, x, recipe, given, seed, index), given)
 
 
 def _elements(
-    xp: Primitives, x: Array, recipe: Recipe, scales: tuple[Array, ...], seed: Any, index: Words | None
-) -> Array:
+    xp: Primitives, x: Array, recipe: Recipe, scales: tuple[Array, ...], seed: Any, index: Words | None,
+    tame: bool = False,
+) -> Array:  # fmt: skip
     policy, element = recipe.policy, recipe.element
-    total = without_zeros(xp, combined_scales(xp, scales, recipe, xp.shape(x)))
+    total = combined_scales(xp, scales, recipe, xp.shape(x))
+    if not tame:  # whose scales are positive
+        total = without_zeros(xp, total)
 
     def encode_part(values: Array, *rest: Array) -> Array:
         ratio = xp.divide(values, rest[-1])
         position = (rest[0], rest[1]) if len(rest) == 3 else None
-        return encode(ratio, element, policy.rounding, policy.overflow, seed, position)
+        return encode(ratio, element, policy.rounding, policy.overflow, seed, position, tame)
 
     operands = (x,) if index is None else (x, *index)
     return xp.map_blocks(encode_part, operands, (total,), recipe.blocks(len(xp.shape(x)))[-1], _code_dtype(recipe))

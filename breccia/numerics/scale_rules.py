@@ -17,6 +17,9 @@ from breccia.numerics.decode import decode
 from breccia.numerics.encode import encode
 from breccia.recipes import Block, Level, Policy, Recipe, ScaleRule, grid_shape, resolve_block
 
+Known = tuple[int, int] | None
+"""The smallest and the largest of words (`Primitives.known_range`), where values can be read at no cost."""
+
 
 def block_amax(x: Any, block: Block | None) -> Array:
     """Largest |x| of every block: float32, one entry for each block, of the rank of x; NaN where a block holds NaN.
@@ -63,12 +66,15 @@ def level_targets(recipe: Recipe) -> tuple[float, ...]:
     return tuple(element * prod(ranges[i:]) for i in range(len(recipe.levels)))
 
 
-def scale_from_amax(amax: Any, element: Format, dtype: Format, policy: Policy, outer: Array | None = None) -> Array:
+def scale_from_amax(
+    amax: Any, element: Format, dtype: Format, policy: Policy, outer: Array | None = None, known: Known = None
+) -> Array:
     """The scales of the innermost level: as stored (float32, float16, bfloat16, or uint8 codes), in the shape of
     `amax`.
 
     amax: float32, in value units; NaN and infinity give NaN scales.
     outer: float32 scales of the outer levels, multiplied up, to broadcast against `amax`.
+    known: bounds of the bits of amax, which save work.
 
     `exact` is ((amax / max) / outer), every step rounded to float32 and the last one to `dtype`, all to nearest even.
 
@@ -77,10 +83,12 @@ def scale_from_amax(amax: Any, element: Format, dtype: Format, policy: Policy, o
     [127, 128]
     """
     xp = namespace(amax)
-    return _scale(xp, xp.as_float32(amax), policy.max or element.max, element, dtype, policy, policy.scale, outer)
+    return _scale(
+        xp, xp.as_float32(amax), policy.max or element.max, element, dtype, policy, policy.scale, outer, known=known
+    )
 
 
-def outer_scales(amax: Any, recipe: Recipe, level: int = 0, outer: Array | None = None) -> Array:
+def outer_scales(amax: Any, recipe: Recipe, level: int = 0, outer: Array | None = None, known: Known = None) -> Array:
     """The scales of an outer level (0 is the outermost) from the amax of its blocks, as stored, in the shape of `amax`.
 
     >>> from breccia import recipes
@@ -92,7 +100,9 @@ def outer_scales(amax: Any, recipe: Recipe, level: int = 0, outer: Array | None 
     xp = namespace(amax)
     target, dtype = level_targets(recipe)[level], recipe.levels[level].dtype
     rule: ScaleRule = "floor" if dtype.is_power_of_two else "exact"
-    return _scale(xp, xp.as_float32(amax), target, recipe.element, dtype, recipe.policy, rule, outer, inner=False)
+    return _scale(
+        xp, xp.as_float32(amax), target, recipe.element, dtype, recipe.policy, rule, outer, inner=False, known=known
+    )
 
 
 def span_scales(span: Array, recipe: Recipe, outer: Array | None, share: float = 1.0) -> Array:
@@ -108,60 +118,72 @@ def span_scales(span: Array, recipe: Recipe, outer: Array | None, share: float =
 
 def _scale(
     xp: Primitives, amax: Array, top: float, element: Format, dtype: Format, policy: Policy, rule: ScaleRule,
-    outer: Array | None, inner: bool = True,
+    outer: Array | None, inner: bool = True, known: Known = None,
 ) -> Array:  # fmt: skip
+    smallest, largest = known or (0, f32.MAGNITUDE)
     shape = xp.shape(amax)
     given = xp.bitcast(amax if shape else xp.reshape(amax, (1,)), "uint32")
     bits = given
     if inner and policy.amax_min is not None:
         bits = xp.maximum(bits, f32.float32_bits(policy.amax_min))
-    usable = xp.bitcast(xp.where(bits < f32.INFINITY, bits, 0), "float32")
+    clean = largest < f32.INFINITY
+    usable = xp.bitcast(bits if clean else xp.where(bits < f32.INFINITY, bits, 0), "float32")
     margin = policy.margin if inner and policy.amax == "delayed" else 0
     if rule == "exact":
         codes = _exact(xp, usable, top, dtype, policy, margin, outer)
     else:
-        codes = _power_of_two(xp, usable, top, element, dtype, rule, margin, outer)
+        normal = outer is None and smallest >= f32.HIDDEN
+        codes = _power_of_two(xp, usable, top, element, dtype, rule, margin, outer, normal)
     codes = _at_least(xp, codes, dtype, policy.scale_min if inner else None)
-    codes = xp.where(bits == 0, _zero_code(dtype, policy.zero_scale if inner else "one"), codes)
-    return xp.reshape(stored(xp, _poisoned(xp, codes, given >= f32.INFINITY, dtype), dtype), shape)
+    if smallest == 0:
+        codes = xp.where(bits == 0, _zero_code(dtype, policy.zero_scale if inner else "one"), codes)
+    if not clean:
+        codes = _poisoned(xp, codes, given >= f32.INFINITY, dtype)
+    return xp.reshape(stored(xp, codes, dtype), shape)
 
 
 def _exact(
     xp: Primitives, amax: Array, top: float, dtype: Format, policy: Policy, margin: int, outer: Array | None
 ) -> Array:
     if policy.division == "reciprocal":
-        quotient = xp.multiply(amax, _number(xp, amax, 1 / Fraction(top)))
+        quotient = xp.multiply(amax, _number(xp, amax, top, inverse=True))
     elif policy.division == "inverse":
-        return _codes(xp, _inverse(xp, amax, Fraction(top) / 2**margin, outer), dtype)
+        return _codes(xp, _inverse(xp, amax, top, margin, outer), dtype)
     else:
-        quotient = xp.divide(amax, _number(xp, amax, Fraction(top)))
+        quotient = xp.divide(amax, _number(xp, amax, top))
     if outer is not None:
         quotient = xp.divide(quotient, outer)
     if margin:
-        quotient = xp.multiply(quotient, _number(xp, amax, Fraction(2) ** margin))
+        quotient = xp.multiply(quotient, _number(xp, amax, 1.0, margin))
     return _codes(xp, quotient, dtype)
 
 
-def _inverse(xp: Primitives, amax: Array, top: Fraction, outer: Array | None) -> Array:
-    """1 / (top / amax), where top / amax is at most the largest float32, then over the outer scales."""
-    factor = xp.bitcast(xp.divide(_number(xp, amax, top), amax), "uint32")
+def _inverse(xp: Primitives, amax: Array, top: float, margin: int, outer: Array | None) -> Array:
+    """1 / (top / 2**margin / amax), where the inner quotient is at most the largest float32, over the outer scales."""
+    factor = xp.bitcast(xp.divide(_number(xp, amax, top, -margin), amax), "uint32")
     factor = xp.bitcast(xp.minimum(factor & f32.MAGNITUDE, f32.LARGEST), "float32")
-    quotient = xp.divide(_number(xp, amax, Fraction(1)), factor)
+    quotient = xp.divide(_number(xp, amax, 1.0), factor)
     return quotient if outer is None else xp.divide(quotient, outer)
 
 
-def _number(xp: Primitives, like: Array, value: Fraction) -> Array:
-    bits = xp.full((1,) * len(xp.shape(like)), f32.float32_bits(value), "uint32", like)
-    return xp.bitcast(bits, "float32")
+def _number(xp: Primitives, like: Array, value: float, power: int = 0, inverse: bool = False) -> Array:
+    """The number value * 2**power, or one over it, rounded to float32."""
+    return xp.number(_number_bits(value, power, inverse), len(xp.shape(like)), like)
+
+
+@lru_cache(maxsize=256)
+def _number_bits(value: float, power: int, inverse: bool) -> int:
+    exact = Fraction(value) * Fraction(2) ** power
+    return f32.float32_bits(1 / exact if inverse else exact)
 
 
 def _power_of_two(
     xp: Primitives, amax: Array, top: float, element: Format, dtype: Format, rule: ScaleRule, margin: int,
-    outer: Array | None,
+    outer: Array | None, normal: bool,
 ) -> Array:  # fmt: skip
     if outer is not None:
         amax = xp.divide(amax, outer)
-    exponent, fraction = _normalized(xp, xp.bitcast(amax, "uint32"))
+    exponent, fraction = _normalized(xp, xp.bitcast(amax, "uint32"), normal)
     top_bits = f32.float32_bits(top)
     exponent = exponent - ((top_bits >> 23) - 127) + margin
     if rule == "ceil":
@@ -178,11 +200,13 @@ def _power_of_two(
     return _codes(xp, xp.bitcast(xp.where(exponent < -126, small, normal), "float32"), dtype)
 
 
-def _normalized(xp: Primitives, bits: Array) -> tuple[Array, Array]:
+def _normalized(xp: Primitives, bits: Array, normal: bool) -> tuple[Array, Array]:
     """(floor of log2 as int32, the 23 bits after the leading one) of non-negative finite values; zero counts as
-    2**-149.
+    2**-149. normal: all are normal float32.
     """
     field, fraction = bits >> 23, bits & f32.FRACTION
+    if normal:
+        return xp.convert(field, "int32") - 127, fraction
     # An integer converts exactly to a normal float, whose exponent field is the place of the leading bit.
     as_float = xp.bitcast(xp.convert(xp.maximum(fraction, 1), "float32"), "uint32")
     place = xp.convert(as_float >> 23, "int32") - 127
