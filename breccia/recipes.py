@@ -109,8 +109,8 @@ class Policy:
     `saturate` takes Inf for the largest finite float32 (NaN still poisons); `error` raises FormatError. Where all
     scales are given and the element has a NaN, that element alone becomes NaN."""
     zero_scale: ZeroScale = "one"
-    """The scale of a block of zeros: 1, the smallest positive one of its format, or 0 (the smallest where there is
-    no 0)."""
+    """The scale of a block of zeros: 1, the smallest positive one (`scale_min`, else that of its format), or 0 (the
+    smallest where there is no 0)."""
     max: float | None = None
     """The element value that amax is mapped to; None for the largest finite element. INT4 in torchao: 7.5."""
     scale_min: float | None = None

@@ -136,7 +136,7 @@ def _scale(
         codes = _power_of_two(xp, usable, top, element, dtype, rule, margin, outer, normal)
     codes = _at_least(xp, codes, dtype, policy.scale_min if inner else None)
     if smallest == 0:
-        codes = xp.where(bits == 0, _zero_code(dtype, policy.zero_scale if inner else "one"), codes)
+        codes = xp.where(bits == 0, _zero_code(dtype, policy) if inner else _code_of_one(dtype), codes)
     if not clean:
         codes = _poisoned(xp, codes, given >= f32.INFINITY, dtype)
     return xp.reshape(stored(xp, codes, dtype), shape)
@@ -232,12 +232,12 @@ def _code_of(value: float, dtype: Format) -> int:
     return int(_codes(namespace(bits), bits.view(np.float32), dtype)[0])
 
 
-def _zero_code(dtype: Format, rule: str) -> int:
-    if rule == "zero" and dtype.zero:
+def _zero_code(dtype: Format, policy: Policy) -> int:
+    if policy.zero_scale == "zero" and dtype.zero:
         return 0
-    if rule == "one":
+    if policy.zero_scale == "one":
         return _code_of_one(dtype)
-    return 0 if not dtype.zero else 1
+    return _code_of(policy.scale_min or dtype.smallest_positive, dtype)
 
 
 def _code_of_one(dtype: Format) -> int:

@@ -137,6 +137,12 @@ def test_zero_blocks_of_float32(rule, scale):
     assert not dequantize(parts, recipe).any()
 
 
+def test_zero_blocks_have_scale_min_where_it_is_the_smallest():
+    recipe = recipes.nvfp4.with_policy(zero_scale="smallest", scale_min=2.0**-6)
+    parts = quantize(np.zeros((1, 16), np.float32), recipe)
+    assert parts.scales[1].tolist() == [[formats.float8_e4m3fn.bias - 6 << 3]]
+
+
 def test_an_all_zero_nvfp4_tensor_has_finite_scales():
     parts = quantize(np.zeros((2, 32), np.float32), recipes.nvfp4)
     assert float(parts.scales[0]) == 1
