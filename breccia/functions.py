@@ -408,8 +408,9 @@ def _traced(*things: Any) -> bool:
 
 
 def _call(module: str, name: str, *args: Any, **kwargs: Any) -> Any:
-    """A function of the frontend, loaded when it is needed."""
-    return getattr(import_module(module), name)(*args, **kwargs)
+    """A function of the frontend, loaded when it is needed; tracing has begun, or is about to."""
+    unwrapped = import_module("breccia.frontend.tracer").unwrapped
+    return getattr(import_module(module), name)(*map(unwrapped, args), **kwargs)
 
 
 @lru_cache(maxsize=1024)

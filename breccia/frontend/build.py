@@ -16,12 +16,12 @@ from xdsl.utils.exceptions import VerifyException
 
 from breccia.arrays import foreign
 from breccia.errors import TraceError
-from breccia.frontend import keys
+from breccia.frontend import jax_functions, keys
 from breccia.frontend.elementwise import as_value
 from breccia.frontend.program import device_of
 from breccia.frontend.results import Result, Tree
 from breccia.frontend.symbols import Retrace, Size, Symbols
-from breccia.frontend.trace import Trace, Value
+from breccia.frontend.trace import Trace, Value, held_by_jax
 from breccia.frontend.tracer import Tracer
 from breccia.ir.attributes import IntsAttr
 from breccia.ir.rewriting import location
@@ -97,7 +97,8 @@ def _attempt(
 
     given = [keys.rebuild(x, argument) for x in args]
     named = {key: keys.rebuild(x, argument) for key, x in kwargs.items()}
-    out = fn(*given, **named)
+    with jax_functions.handing(trace):
+        out = fn(*given, **named)
     values: list[Value] = []
     tree = flatten_result(trace, out, values)
     trace.open = False
@@ -130,6 +131,7 @@ def _module(trace: Trace, name: str, fn: Callable[..., Any], arguments: int, val
 
 def flatten_result(trace: Trace, out: Any, values: list[Value]) -> Tree:
     """The shape of what a function returns; its arrays go to `values`."""
+    out = held_by_jax(out)
     if isinstance(out, Value):
         if out.trace is not trace:
             trace.fail(TraceError, "the function returns a traced value of another function")

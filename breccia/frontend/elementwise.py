@@ -22,7 +22,7 @@ from breccia.frontend.dtypes import (
     promote,
 )
 from breccia.frontend.symbols import Size
-from breccia.frontend.trace import Trace, Value, as_dtype, fail, plain
+from breccia.frontend.trace import Trace, Value, as_dtype, fail, held_by_jax, plain
 from breccia.ir.attributes import IntsAttr, NumberAttr
 from breccia.ir.functions import COMPARE, LOGIC
 from breccia.ir.ops import BinaryOp, BroadcastOp, ConvertOp, FullOp, IotaOp, ReshapeOp, SelectOp, UnaryOp
@@ -42,7 +42,7 @@ _TWO_TRACES = "traced values of two functions meet; pass one function's values t
 def trace_of(*things: object) -> Trace:
     """The trace that the traced values among `things` belong to; raises TraceError where they belong to two."""
     found: Trace | None = None
-    for thing in things:
+    for thing in map(held_by_jax, things):
         trace = thing.trace if isinstance(thing, Value | Size) else None
         if trace is not None and found is not None and trace is not found:
             fail(TraceError, _TWO_TRACES)
@@ -54,6 +54,7 @@ def trace_of(*things: object) -> Trace:
 
 def as_value(trace: Trace, thing: Any) -> Value:
     """`thing` as a traced array: itself, or an array from outside, which becomes a constant argument."""
+    thing = held_by_jax(thing)
     if isinstance(thing, Value):
         if thing.trace is not trace:
             trace.fail(TraceError, _TWO_TRACES)
@@ -122,7 +123,7 @@ def unary(fn: str, x: Value) -> Value:
     if fn == "not":
         return _unary(fn, as_truth(x), bool_)
     if fn == "stop_gradient":
-        return x.trace.wrap(x.trace.emit(UnaryOp, x.ssa, fn=StringAttr(fn)), x._dtype)
+        return _unary(fn, widened(x, fn), x._dtype)
     kept = x if is_float(x._dtype) else astype(plain(x, fn), float32)
     return _unary(fn, widened(kept, fn), bool_ if fn == "isnan" else kept._dtype)
 

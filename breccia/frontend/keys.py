@@ -126,7 +126,7 @@ def as_array(x: Any) -> Array:
     if isinstance(x, np.generic | np.ndarray):
         return np.asarray(x)
     tracer = sys.modules.get("breccia.frontend.tracer")
-    if tracer is not None and isinstance(x, tracer.Tracer | tracer.Size):
+    if tracer is not None and tracer.traced(x):
         raise InlineError("an argument is traced")
     where = "an argument of a compiled function"
     if isinstance(x, ScaledTensor):

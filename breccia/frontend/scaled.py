@@ -9,7 +9,7 @@ from xdsl.dialects.builtin import StringAttr
 
 from breccia.errors import DTypeError, RecipeError, ShapeError
 from breccia.frontend.dtypes import Dtype, float32, float64, int32, int64, ir_dtype, is_float, promote
-from breccia.frontend.elementwise import as_value, astype, binary, full, ints, trace_of, unary, where
+from breccia.frontend.elementwise import as_value, astype, binary, full, ints, trace_of, unary, where, widened
 from breccia.frontend.shapes import reshape_to
 from breccia.frontend.trace import Trace, Value, as_dtype, fail, plain
 from breccia.ir.attributes import PolicyAttr
@@ -214,6 +214,7 @@ def grouped_matmul(x: Any, w: Any, offsets: Any, out_dtype: DTypeLike = np.float
 
 def round_trip(x: Value, recipe: Recipe, axis: int = -1, seed: Any = None) -> Value:
     """`x` encoded and decoded, in its own dtype; its gradient is the identity where the library has gradients."""
+    x = as_value(trace_of(x, seed), x)
     return _through(x, cast(_still(x), recipe, axis, None, seed))
 
 
@@ -226,7 +227,9 @@ def _through(x: Value, st: Value) -> Value:
     value = astype(dequantize(st, float32), x._dtype if is_float(x._dtype) else float32)
     if not x.trace.differentiable or value._dtype != x._dtype:
         return value
-    return x.trace.wrap(x.trace.emit(BinaryOp, x.ssa, value.ssa, fn=StringAttr("straight_through")), x._dtype)
+    operands = [widened(v, "cast_ste").ssa for v in (x, value)]
+    made = x.trace.emit(BinaryOp, *operands, fn=StringAttr("straight_through"))
+    return astype(x.trace.wrap(made), x._dtype)
 
 
 def round_trip_clipped(

@@ -95,6 +95,8 @@ class Trace:
         """True where arrays belong to a library that has gradients."""
         self.device: Any = None
         """The device of the arguments; None where their library has but one."""
+        self.jax: Any = None
+        """Where JAX's functions go, once JAX is loaded."""
         self._captured: dict[int, Value] = {}
         self._hints = symbols.hints()
         self._locations: dict[tuple[str, int], FileLineColLoc] = {}
@@ -249,6 +251,11 @@ def user_line() -> tuple[str, int]:
 def fail(error: type[BrecciaError], message: str) -> NoReturn:
     """Raise `error`, naming the user's line, where no trace is at hand."""
     raise error("{} (at {}:{})".format(message, *user_line()))
+
+
+def held_by_jax(thing: Any) -> Any:
+    """The traced value behind what JAX's functions gave; everything else as it is."""
+    return thing.breccia_value if hasattr(type(thing), "breccia_value") else thing
 
 
 def plain(value: Value, what: str) -> Value:

@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from breccia.errors import TraceError
-from breccia.frontend import elementwise, protocols, scaled, shapes, torch_functions
+from breccia.frontend import elementwise, jax_functions, protocols, scaled, shapes, torch_functions
 from breccia.frontend.symbols import Size, product
-from breccia.frontend.trace import Value, fail
+from breccia.frontend.trace import Value, fail, held_by_jax
 
 
 class TraceAttributeError(TraceError, AttributeError):
@@ -127,7 +127,9 @@ class Tracer(Value):
     def astype(self, dtype: Any) -> Any:
         return elementwise.astype(self, dtype)
 
-    def reshape(self, *shape: Any) -> Any:
+    def reshape(self, *shape: Any, order: str = "C") -> Any:
+        if order != "C":
+            self.trace.fail(TraceError, f"reshape with order={order!r} is not traced; transpose first")
         return shapes.reshape(self, shapes.shape_argument(shape))
 
     def transpose(self, *axes: Any) -> Any:
@@ -235,8 +237,8 @@ class Tracer(Value):
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return torch_functions.function(function, args, kwargs or {})
 
-    def __jax_array__(self) -> NoReturn:
-        fail(TraceError, "functions of jax cannot be traced by this version; use NumPy's or breccia's")
+    def __jax_array__(self) -> Any:
+        return jax_functions.hand(self)
 
     def __dlpack__(self, **kwargs: Any) -> NoReturn:
         self._no_value("handing the array to another library", "use NumPy's or breccia's functions")
@@ -244,7 +246,15 @@ class Tracer(Value):
 
 def traced(*things: object) -> bool:
     """True where one of `things` is a traced array, also in lists and tuples."""
-    return any(
-        isinstance(t, Tracer | Size) or (isinstance(t, list | tuple) and any(isinstance(u, Tracer) for u in t))
-        for t in things
-    )
+    return any(_traced(t) or (isinstance(t, list | tuple) and any(_traced(u) for u in t)) for t in things)
+
+
+def _traced(x: object) -> bool:
+    return isinstance(x, Tracer | Size) or hasattr(type(x), "breccia_value")
+
+
+def unwrapped(x: Any) -> Any:
+    """`x`, also in a list or tuple, as the frontend's own values where JAX's functions gave it."""
+    if type(x) in (list, tuple):
+        return type(x)(held_by_jax(item) for item in x)
+    return held_by_jax(x)

@@ -264,6 +264,20 @@ def test_a_module_that_changes_its_mode_is_traced_again() -> None:
         fn(X)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_gradients_pass_straight_through_casts_of_every_float(dtype: Any) -> None:
+    def fn(x: Any) -> Any:
+        return F.silu(breccia.cast_ste(x, recipes.mxfp8_e4m3)) * x.detach()
+
+    ours, theirs = (X.repeat(1, 8).to(dtype).requires_grad_() for _ in range(2))
+    found = breccia.compile(fn)(ours)
+    expected = fn(theirs)
+    torch.testing.assert_close(found, expected)
+    found.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=2e-2, atol=1e-2)
+
+
 # -- quality of the IR -------------------------------------------------------------------------------------------------
 
 
