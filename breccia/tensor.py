@@ -463,7 +463,7 @@ def from_components(components: Components, recipe: Recipe, dtype: Any = "float3
     """A ScaledTensor from what `numerics.quantize` returns: unpacked codes are packed."""
     codes = components.elements
     xp = namespace(codes)
-    data = pack(codes, recipe.element)
+    data = pack(codes, recipe.element, checked=True)
     kind = storage_dtype(recipe.element)
     if kind != "uint8":
         data = xp.bitcast(data, kind)

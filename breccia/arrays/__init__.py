@@ -131,8 +131,8 @@ class Primitives(Protocol):
         """
         ...
 
-    def native_quantize(self, x: Array, recipe: Recipe) -> tuple[Array, Array] | None:
-        """(codes, stored scales): a faster way to all of `numerics.quantize`; None where there is none."""
+    def native_quantize(self, x: Array, recipe: Recipe) -> tuple[Array, tuple[Array, ...]] | None:
+        """(codes, stored scales, outermost first): a faster way to `numerics.quantize`; None where there is none."""
         ...
 
     # -- shapes and blocks ---------------------------------------------------------------------------------------------

@@ -258,7 +258,7 @@ def seed_words(seed: Any, like: Array) -> tuple[Array, Array]:
 # -- encoding ----------------------------------------------------------------------------------------------------------
 
 
-def native_quantize(x: Array, recipe: Recipe) -> tuple[Array, Array] | None:
+def native_quantize(x: Array, recipe: Recipe) -> tuple[Array, tuple[Array, ...]] | None:
     """(codes, stored scales) of an ordinary tensor in the host's memory, where `torch_quantize` has a way."""
     return torch_quantize.quantize(x, recipe) if concrete(x) else None
 

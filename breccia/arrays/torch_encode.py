@@ -65,6 +65,19 @@ def _small_floats(x: Array, fmt: Format, tame: bool) -> Array:
     return torch.where(torch.isnan(x), nan, codes).to(torch.uint8)
 
 
+def small_floats_(x: Array, fmt: Format) -> Array:
+    """`_small_floats` of finite x that is within the format's range, in place: x is lost; codes as int32."""
+    bits, places = x.view(torch.int32), 23 - fmt.mantissa_bits
+    sign = (bits >> (32 - fmt.bits)).bitwise_and_(1 << (fmt.bits - 1))
+    bits.bitwise_and_(_MAGNITUDE)
+    smallest = (128 - fmt.bias) << 23
+    anchor = (bits & 0x7F800000).clamp_(min=smallest).add_(places << 23)
+    x.add_(anchor.view(torch.float32))
+    bits.sub_(anchor)
+    anchor.bitwise_right_shift_(places)
+    return bits.add_(anchor).add_(sign.sub_((smallest + (places << 23)) >> places))
+
+
 # -- sub-byte storage --------------------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from math import prod
 import numpy as np
 import torch
 
-from breccia.arrays.torch_encode import FLOAT8, native_encode
+from breccia.arrays.torch_encode import FLOAT8, native_encode, small_floats_
 from breccia.formats import Format
 from breccia.recipes import Block, Recipe, grid_shape, of_token
 
@@ -34,9 +34,10 @@ class _Plan:
 
     Invariants: `split` has two axes for each of the tensor's, the blocks and their elements, or a single axis where the
     tensor is one block and `grid` empty; chunks are pieces of `axis`. Scales are amax / top, or, where `powers` is
-    there, powers of two: the exponent of the bits of amax + carry, taken out by a mask or a shift. Codes are written as
-    `dtype`: the element's own where PyTorch has it, else bytes. Where amax is mapped to more than the largest element,
-    ratios are `clamped`.
+    there, powers of two: the exponent of the bits of amax + carry, taken out by a mask or a shift. Where `outer` is
+    there, they are FP8 and divided by a scale of the whole tensor, which is its amax / outer. Codes are written as
+    `dtype`: the element's own where PyTorch has it, else bytes. Where amax may be mapped to more than the largest
+    element, ratios are `clamped`.
     """
 
     split: tuple[int, ...]
@@ -47,90 +48,116 @@ class _Plan:
     element: Format
     dtype: torch.dtype
     top: Array
+    outer: Array | None
     clamped: bool
     powers: tuple[Array, Array, Array] | None
 
     @property
     def one_pass(self) -> bool:
-        """Whether a chunk holds whole blocks."""
+        """Whether a chunk holds whole blocks, whose scales depend on nothing else."""
+        return self.outer is None and self.grid != () and self.whole_blocks
+
+    @property
+    def whole_blocks(self) -> bool:
         return self.grid != () and (self.axis % 2 == 0 or self.split[self.axis] <= self.step)
 
+    def pieces(self, x: Array) -> tuple[Array, ...]:
+        return x.split(self.step, self.axis)
 
-def quantize(x: Array, recipe: Recipe) -> tuple[Array, Array] | None:
-    """(codes in x's shape, stored scales), or None where this way does not apply. x is ordinary and in host memory."""
+
+_Scales = tuple[tuple[Array, ...], Array]
+"""What is stored, outermost first, and the float32 values that elements are divided by."""
+
+
+def quantize(x: Array, recipe: Recipe) -> tuple[Array, tuple[Array, ...]] | None:
+    """(codes in x's shape, stored scales, outermost first), or None where this way does not apply.
+
+    x: an ordinary tensor in the host's memory.
+    """
     if x.dtype not in _FLOATS or not x.is_contiguous():
         return None
     plan = _plan(recipe.token, x.shape)
     if plan is None:
         return None
     x = x.detach() if x.requires_grad else x
+    view = x.view(plan.split) if plan.grid else x
     if x.numel() <= CHUNK:
-        return _encode_whole(plan, x) if not plan.grid else _encode_blocks(plan, x)
-    view = x.view(plan.split)
+        made = _at_once(plan, view)
+    elif plan.one_pass:
+        made = _in_one_pass(plan, view)
+    else:
+        made = _in_two_passes(plan, view if plan.grid else view.view(-1))
+    if made is None:
+        return None
+    codes, scales = made
+    return codes.view(torch.uint8).view(x.shape), (*scales[:-1], scales[-1].view(plan.grid))
+
+
+def _at_once(plan: _Plan, x: Array) -> tuple[Array, tuple[Array, ...]] | None:
+    x = x.float()
+    made = _scales(plan, _amax(plan, x))
+    return made and (_codes(plan, x / made[1]).to(plan.dtype), made[0])
+
+
+def _in_one_pass(plan: _Plan, x: Array) -> tuple[Array, tuple[Array, ...]] | None:
     codes = torch.empty(plan.split, dtype=plan.dtype)
-    scales = _in_one_pass(plan, view, codes) if plan.one_pass else _in_two_passes(plan, view, codes)
-    return None if scales is None else (codes.view(torch.uint8).view(x.shape), scales.view(plan.grid))
-
-
-def _in_one_pass(plan: _Plan, x: Array, codes: Array) -> Array | None:
     found: list[Array] = []
-    for chunk, goal in zip(x.split(plan.step, plan.axis), codes.split(plan.step, plan.axis), strict=True):
+    space: Array | None = None
+    for chunk, goal in zip(plan.pieces(x), plan.pieces(codes), strict=True):
         wide = chunk.float()
-        made = _scales(plan, _amax(plan, wide))
+        space = torch.empty(wide.shape) if space is None or space.shape != wide.shape else space
+        made = _scales(plan, _amax(plan, wide, space))
         if made is None:
             return None
-        found.append(made[0])
-        goal.copy_(_codes(plan, wide / made[1]))
-    return torch.cat(found, plan.axis)
+        found.append(made[0][0])
+        goal.copy_(_codes(plan, torch.div(wide, made[1], out=space)))
+    return codes, (torch.cat(found, plan.axis),)
 
 
-def _in_two_passes(plan: _Plan, x: Array, codes: Array) -> Array | None:
-    made = _scales(plan, _amax(plan, x).float())
-    if made is None:
-        return None
-    chunks, goals = x.split(plan.step, plan.axis), codes.split(plan.step, plan.axis)
+def _in_two_passes(plan: _Plan, x: Array) -> tuple[Array, tuple[Array, ...]] | None:
+    chunks = plan.pieces(x)
     space = torch.empty(chunks[0].shape)
-    for chunk, goal in zip(reversed(chunks), reversed(goals), strict=True):  # what amax read last is still in cache
-        ratio = torch.div(chunk.float(), made[1], out=space if chunk.shape == space.shape else None)
-        goal.copy_(_codes(plan, ratio))
-    return made[0]
-
-
-def _encode_whole(plan: _Plan, x: Array) -> tuple[Array, Array] | None:
-    made = _scales(plan, _amax(plan, x).float())
-    return made and (_codes(plan, x.float() / made[1]).to(plan.dtype).view(torch.uint8), made[0])
-
-
-def _encode_blocks(plan: _Plan, x: Array) -> tuple[Array, Array] | None:
-    view = x.float().view(plan.split)
-    made = _scales(plan, _amax(plan, view))
+    if plan.whole_blocks:
+        amax = torch.cat([_amax(plan, c, space) for c in chunks], plan.axis)
+    else:
+        amax = _amax(plan, x)
+    made = _scales(plan, amax)
     if made is None:
         return None
-    codes = _codes(plan, view / made[1]).to(plan.dtype)
-    return codes.view(torch.uint8).view(x.shape), made[0].view(plan.grid)
+    codes = torch.empty(plan.split, dtype=plan.dtype)
+    goals = plan.pieces(codes)
+    values = plan.pieces(made[1]) if plan.whole_blocks else (made[1],) * len(chunks)
+    # Backwards: what amax read last is still in cache.
+    for chunk, goal, value in zip(reversed(chunks), reversed(goals), reversed(values), strict=True):
+        ratio = torch.div(chunk.float(), value, out=space if chunk.shape == space.shape else None)
+        goal.copy_(_codes(plan, ratio))
+    return codes, made[0]
 
 
 def _codes(plan: _Plan, x: Array) -> Array:
-    """What becomes the codes when it is converted to the plan's dtype; may write to x."""
+    """What becomes the codes when it is converted to the plan's dtype; writes to x."""
     if plan.dtype is not torch.uint8:
         return x
     if plan.clamped:
         x.clamp_(plan.element.min, plan.element.max)
+    if plan.element.kind == "float":
+        return small_floats_(x, plan.element)
     codes = native_encode(x, plan.element, "rne", "saturate", tame=True)
     assert codes is not None, "a plan was made for an element without native codes"
     return codes
 
 
-def _amax(plan: _Plan, x: Array) -> Array:
-    """Largest |x| of every block, kept as ones; NaN where there is one."""
+def _amax(plan: _Plan, x: Array, space: Array | None = None) -> Array:
+    """Largest |x| of every block as float32, kept as ones; NaN where there is one. space: for what comes between."""
     if not plan.grid:
         low, high = torch.aminmax(x)
-        return torch.maximum(-low, high)
-    return x.abs().amax(plan.inner, keepdim=True)
+        return torch.maximum(-low, high).float()
+    fits = space is not None and space.shape == x.shape
+    return torch.abs(x.float(), out=space if fits else None).amax(plan.inner, keepdim=True)
 
 
-def _scales(plan: _Plan, amax: Array) -> tuple[Array, Array] | None:
-    """(stored scales, their values) of blocks; None where an amax is out of bounds."""
+def _scales(plan: _Plan, amax: Array) -> _Scales | None:
+    """Scales of blocks; None where an amax is out of bounds."""
     if amax.numel() == 1:
         low = high = float(amax)
     else:
@@ -138,12 +165,16 @@ def _scales(plan: _Plan, amax: Array) -> tuple[Array, Array] | None:
         low, high = float(smallest), float(largest)
     if not (low >= LEAST and high < np.inf):
         return None
+    if plan.outer is not None:
+        outer = torch.tensor(high) / plan.outer
+        codes = (amax / plan.top / outer).to(torch.float8_e4m3fn).view(torch.uint8).clamp_(min=1)
+        return (outer, codes), codes.view(torch.float8_e4m3fn).float() * outer
     if plan.powers is None:
         scales = amax / plan.top
-        return scales, scales
+        return (scales,), scales
     carry, mask, places = plan.powers
     bits = amax.view(torch.int32) + carry
-    return (bits >> places).to(torch.uint8), (bits & mask).view(torch.float32)
+    return ((bits >> places).to(torch.uint8),), (bits & mask).view(torch.float32)
 
 
 @lru_cache(maxsize=1024)
@@ -157,6 +188,7 @@ def _plan(token: int, shape: Sequence[int]) -> _Plan | None:
     whole, element = recipe.innermost.block is None, recipe.element
     split = (prod(size),) if whole else split_shape(size, block)
     axis = next((i for i, n in enumerate(split) if n > 1), len(split) - 1)
+    outer = _outer_top(recipe)
     return _Plan(
         split=split,
         grid=() if whole else grid_shape(size, block),
@@ -166,9 +198,15 @@ def _plan(token: int, shape: Sequence[int]) -> _Plan | None:
         element=element,
         dtype=FLOAT8.get(element.name, torch.uint8),
         top=torch.tensor(recipe.policy.max or element.max),
-        clamped=recipe.policy.max is not None,
+        outer=torch.tensor(outer) if outer else None,
+        clamped=recipe.policy.max is not None or outer is not None,
         powers=torch.tensor([carry, 0x7F800000, 23], dtype=torch.int32).unbind() if carry else None,
     )
+
+
+def _outer_top(recipe: Recipe) -> float | None:
+    """What the amax of a tensor is mapped to by the outer level, where there is one."""
+    return recipe.element.max * recipe.innermost.dtype.max if len(recipe.levels) == 2 else None
 
 
 def split_shape(shape: tuple[int, ...], block: Block) -> tuple[int, ...]:
@@ -180,8 +218,7 @@ def _carry(recipe: Recipe) -> int | None:
     """What makes the bits of amax those of its scale; 0 where scales are no powers of two; None for other recipes."""
     policy, element, scale = recipe.policy, recipe.element, recipe.innermost.dtype
     plain = (
-        len(recipe.levels) == 1
-        and recipe.zero_point is None
+        recipe.zero_point is None
         and recipe.offset is None
         and element.bits <= 8
         and element.kind in ("float", "int")
@@ -192,9 +229,16 @@ def _carry(recipe: Recipe) -> int | None:
         and (policy.max is None or element.kind == "int")
         and (policy.margin == 0 or policy.amax != "delayed")
     )
-    if plain and policy.scale == "exact" and scale.name == "float32":
+    if plain and len(recipe.levels) == 2:
+        outer = recipe.levels[0]
+        two = outer.block is None and outer.dtype.name == "float32" and scale.name == "float8_e4m3fn"
+        margin = policy.amax == "current" and policy.max is None
+        return 0 if two and margin and policy.scale == "exact" and element.name not in FLOAT8 else None
+    if not plain or len(recipe.levels) > 1:
+        return None
+    if policy.scale == "exact" and scale.name == "float32":
         return 0
-    if plain and policy.scale == "ceil" and scale.name == "float8_e8m0fnu":
+    if policy.scale == "ceil" and scale.name == "float8_e8m0fnu":
         top = int(np.float32(policy.max or element.max).view(np.uint32))
         # Rounded up: a fraction above that of top carries into the exponent.
         return (0x7FFFFF - (top & 0x7FFFFF)) - (((top >> 23) - 127) << 23)

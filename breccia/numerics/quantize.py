@@ -84,7 +84,7 @@ def quantize(
     x = xp.refuse_gradient(x, _NO_GRADIENT)
     rank_of(xp, x)
     if scales is None and (quick := xp.native_quantize(x, recipe)) is not None:
-        return Components(quick[0], (quick[1],))
+        return Components(*quick)
     x = xp.as_float32(x)
     given = check_given(xp, scales, recipe, xp.shape(x))
     index = _index(xp, recipe, x, index_offset)

@@ -91,7 +91,7 @@ def element_storage(
             f"elements of a {logical} tensor of {fmt.name} have shape {packed_shape(logical, fmt)} packed, or "
             f"{logical} with one code a byte; got {given}"
         )
-    return pack(_in_range(xp, codes, name, fmt), fmt), logical
+    return pack(_in_range(xp, codes, name, fmt), fmt, checked=True), logical
 
 
 def _as_bytes(xp: Primitives, array: Array, name: str, fmt: Format) -> Array:

@@ -15,7 +15,7 @@ ALL = recipes.all_recipes()
 COVERED = [
     "float8_tensor", "float8_e5m2_tensor", "float8_e4m3fnuz_tensor", "float8_row", "float8_1x128", "float8_128x128",
     "float8_128x128_e8m0", "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4", "mxint8", "int8_row",
-    "int4_g128_f32",
+    "int4_g128_f32", "nvfp4", "nvfp4_16x16",
 ]  # fmt: skip
 SHAPES = [(256, 512), (1024, 1024), (3, 256, 1024), (2048, 768)]
 
@@ -34,14 +34,15 @@ def test_equals_numpy(name, shape):
     assert made is not None
     expected = breccia.cast(x, ALL[name])
     np.testing.assert_array_equal(made[0].numpy(), expected.codes().view(np.uint8))
-    np.testing.assert_array_equal(made[1].numpy(), expected.scale)
+    np.testing.assert_array_equal(made[1][-1].numpy(), expected.scale)
+    np.testing.assert_array_equal(made[1][0].numpy(), expected.scales[0])
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("name", COVERED)
 def test_equals_numpy_from_half_precision(name, dtype):
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((1024, 1024))).to(getattr(torch, dtype))
-    codes, scales = torch_quantize.quantize(x, ALL[name])
+    codes, (*_, scales) = torch_quantize.quantize(x, ALL[name])
     expected = breccia.cast(x.float().numpy(), ALL[name])
     np.testing.assert_array_equal(codes.numpy(), expected.codes().view(np.uint8))
     np.testing.assert_array_equal(scales.numpy(), expected.scale)
@@ -63,7 +64,7 @@ def test_unusual_blocks_go_the_general_way(name, shape, value):
 @pytest.mark.parametrize(
     "recipe",
     [
-        ALL["nvfp4"], ALL["uint4_g128_f32"], ALL["int4_g128_f16"], ALL["nf4"], DelayedScaling(margin=1),
+        ALL["nvfp4"].with_policy(scale_min=2.0**-6), ALL["uint4_g128_f32"], ALL["int4_g128_f16"], ALL["nf4"], DelayedScaling(margin=1),
         ALL["mxfp8_e4m3"].with_policy(scale="floor"), ALL["float8_tensor"].with_policy(division="reciprocal"),
         ALL["float8_tensor"].with_policy(rounding="stochastic"), ALL["float8_tensor"].with_policy(amax_min=1.0),
         ALL["float8_tensor"].with_policy(max=240.0), ALL["float8_tensor"].with_policy(scale_min=1.0),
@@ -89,7 +90,7 @@ def test_a_flushing_host_changes_nothing():
     expected = breccia.cast(x, recipe)
     assert torch.set_flush_denormal(True)
     try:
-        codes, scale = torch_quantize.quantize(torch.from_numpy(x), recipe)
+        codes, (scale,) = torch_quantize.quantize(torch.from_numpy(x), recipe)
     finally:
         torch.set_flush_denormal(False)
     np.testing.assert_array_equal(codes.numpy(), expected.data)
