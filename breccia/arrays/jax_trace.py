@@ -23,8 +23,8 @@ from breccia import arrays
 from breccia.errors import UnsupportedError
 
 try:
-    from jax.core import ShapedArray, Trace, Tracer
-    from jax.extend.core import Literal, set_current_trace, take_current_trace
+    from jax.core import ShapedArray, Trace, Tracer, eval_context
+    from jax.extend.core import Literal, set_current_trace
 except ImportError as error:  # pragma: no cover - for versions of JAX to come
     raise UnsupportedError(
         f"this version of JAX ({jax.__version__}) has another interface for tracing ({error}); write the compiled "
@@ -35,8 +35,8 @@ _HERE = str(Path(jax.__file__).parent)
 _INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 """Parameters of primitives that hold a program."""
 _CALLS = (
-    "jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2", "custom_jvp_call", "custom_vjp_call",
-    "custom_vjp_call_jaxpr",
+    "jit", "pjit", "eval_jaxpr", "closed_call", "core_call", "checkpoint", "remat", "remat2", "custom_jvp_call",
+    "custom_vjp_call", "custom_vjp_call_jaxpr",
 )  # fmt: skip
 """Primitives that mean their program."""
 _OWN_RULES = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
@@ -91,10 +91,15 @@ class Handed(Tracer[Any]):
         return self._trace.rules.value(self.held)
 
     def __matmul__(self, other: Any) -> Any:
-        # JAX would take what it knows nothing of for an array; a scaled operand multiplies by its own rule.
+        # JAX knows nothing of scaled operands, which the owner multiplies.
         if getattr(other, "recipe", None) is not None:
-            return NotImplemented
+            return self.breccia_value @ other
         return super().__matmul__(other)  # type: ignore[misc]
+
+    def __rmatmul__(self, other: Any) -> Any:
+        if getattr(other, "recipe", None) is not None:
+            return other @ self.breccia_value
+        return super().__rmatmul__(other)  # type: ignore[misc]
 
 
 arrays._OF_CLASS[Handed] = ""  # no array of JAX's
@@ -120,7 +125,8 @@ class HandingTrace(Trace):
         operands = [self._held(t) for t in tracers]
         if not any(map(self.rules.owns, operands)):
             self._check_known(operands)
-            return primitive.bind(*operands, **params)
+            with eval_context():
+                return primitive.bind(*operands, **params)
         if primitive.name in _CALLS:
             jaxpr = next(params[name] for name in _INNER if name in params)
             outs = _inner(jaxpr)[0].outvars
@@ -148,7 +154,8 @@ class HandingTrace(Trace):
     # -- programs ------------------------------------------------------------------------------------------------------
 
     def _run(self, function: Any, tracers: Sequence[Any]) -> Any:
-        with set_current_trace(self):
+        traced = any(isinstance(t, Handed) for t in tracers)
+        with set_current_trace(self) if traced else eval_context():
             return function.call_wrapped(*tracers)
 
     def _called(self, primitive: Any, operands: Sequence[Any], params: Mapping[str, Any]) -> list[Any]:
@@ -182,7 +189,7 @@ class HandingTrace(Trace):
         traced = any(map(self.rules.owns, inputs)) or self.rules.stages(primitive.name, inputs)
         if traced:
             return self.rules.apply(primitive.name, inputs, params, outs)
-        with take_current_trace():
+        with eval_context():
             made = primitive.bind(*inputs, **params)
         return made if primitive.multiple_results else [made]
 

@@ -168,7 +168,9 @@ class Fingerprint:
         else:
             self._data(x)
 
-    def _data(self, x: np.ndarray[Any, Any]) -> None:
+    def _data(self, x: Any) -> None:
+        if not isinstance(x, np.ndarray):  # to hash it, its device would have to be waited for
+            raise UnprovableError(f"an array of {type(x).__module__}")
         self._bytes += x.nbytes
         if x.dtype.hasobject or self._bytes > MOST_BYTES:
             raise UnprovableError(f"an array of {x.dtype}, {x.nbytes} bytes")

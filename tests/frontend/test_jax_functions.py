@@ -187,6 +187,17 @@ def test_casts_and_compiled_functions_take_what_jax_gives() -> None:
     np.testing.assert_array_equal(through, breccia.cast_ste(h, recipes.mxfp4))
 
 
+def test_scaled_weights_meet_what_jax_gives() -> None:
+    weight = breccia.cast(array(64, 32), recipes.mxfp8_e4m3, axis=0)
+    x, decoded = array(3, 64), weight.dequantize()
+    expected = nn.silu(x) @ decoded
+    captured = breccia.compile(lambda x: nn.silu(x) @ weight)(x)
+    given = breccia.compile(lambda x, w: nn.silu(x) @ w + breccia.matmul(nn.silu(x), w))(x, weight)
+    turned = breccia.compile(lambda x, w: (w.T @ jnp.transpose(nn.silu(x))).T)(x, weight)
+    for found, wanted in ((captured, expected), (given, 2 * expected), (turned, expected)):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_sizes_are_numbers_only_where_jax_is_used() -> None:
     assert "<[6, 8], f32>" in text(lambda x: jnp.exp(x), X)
     assert "<[M, 8], f32>" in text(lambda x: np.exp(x), X)

@@ -384,6 +384,73 @@ def test_a_transformer_block_with_scaled_weights(fn: Any) -> None:
     assert compiled.lower(x, scaled, cos, sin).ir("traced").count("breccia.matmul") == 9
 
 
+class Norm(nn.Module):
+    """A root-mean-square norm as models spell it out."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(width) + 0.5)
+
+    def forward(self, x: Any) -> Any:
+        dtype = x.dtype
+        x = x.to(torch.float32)
+        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+        return self.weight * x.to(dtype)
+
+
+class Block(nn.Module):
+    """Attention with a mask and grouped heads, then SwiGLU, as models spell them out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Norm(64), nn.LayerNorm(64)
+        self.q, self.k, self.v = nn.Linear(64, 64, bias=False), nn.Linear(64, 32), nn.Linear(64, 32)
+        self.o, self.gate, self.up, self.down = (nn.Linear(*n) for n in ((64, 64), (64, 96), (64, 96), (96, 64)))
+
+    def forward(self, x: Any, mask: Any = None) -> Any:
+        h, outer = self.first(x), x.shape[:-1]
+        q, k, v = (layer(h).view((*outer, -1, 16)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        k = k[:, :, None].expand(-1, -1, 2, -1, -1).reshape(outer[0], 4, outer[1], 16)
+        scores = torch.matmul(q, k.transpose(2, 3)) * 16**-0.5
+        if mask is not None:
+            scores = scores + mask[:, :, :, : k.shape[-2]]
+        scores = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
+        scores = nn.functional.dropout(scores, p=0.1, training=self.training)
+        a = torch.matmul(scores, torch.repeat_interleave(v, 2, dim=1)).transpose(1, 2).contiguous()
+        x = x + self.o(a.reshape(*outer, -1))
+        h = self.second(x)
+        return x + self.down(F.silu(self.gate(h)) * self.up(h))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_module_is_compiled_as_it_is(dtype: Any) -> None:
+    module = Block().eval().to(dtype)
+    x = torch.randn(2, 10, 64).to(dtype)
+    mask = torch.full((2, 1, 10, 10), -1e9).triu(1).to(dtype)
+    compiled = breccia.compile(module)
+    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 2**-6, "atol": 2**-6}
+    torch.testing.assert_close(compiled(x, mask), module(x, mask), **tolerance)
+    torch.testing.assert_close(compiled(x[:1]), module(x[:1]), **tolerance)
+
+
+def test_gradients_reach_captured_parameters() -> None:
+    ours = Block().eval()
+    x = torch.randn(2, 10, 64)
+    breccia.compile(lambda x: ours(x))(x).sum().backward()
+    found = {name: p.grad.clone() for name, p in ours.named_parameters()}
+    ours.zero_grad()
+    ours(x).sum().backward()
+    for name, p in ours.named_parameters():
+        torch.testing.assert_close(found[name], p.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_scaled_weights_are_captured_too() -> None:
+    weight = breccia.cast(torch.randn(32, 64), recipes.mxfp8_e4m3)
+    x = torch.randn(3, 64)
+    found = breccia.compile(lambda x: F.silu(x @ weight.T))(x)
+    torch.testing.assert_close(found, F.silu(x @ weight.dequantize().T), rtol=1e-5, atol=1e-5)
+
+
 # -- what cannot be traced ---------------------------------------------------------------------------------------------
 
 UNTRACEABLE: dict[str, tuple[Any, type[BrecciaError], str]] = {
