@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from breccia.errors import TraceError
+from breccia.errors import TraceError, UnsupportedError
 from breccia.frontend import contraction, elementwise, shapes, torch_shapes
 from breccia.frontend.dtypes import Dtype, bool_, is_float
 from breccia.frontend.elementwise import as_value, astype, binary, full, unary, where
@@ -441,23 +442,25 @@ def unknown(primitive: str) -> str:
 
 def handing(trace: Trace) -> AbstractContextManager[None]:
     """While this is open, JAX's functions on values of `trace` are traced; nothing happens where JAX is not loaded."""
-    if "jax" not in sys.modules:
+    if sys.modules.get("jax") is None:
         return nullcontext()
-    return _begin(trace)
+    try:
+        return _begin(trace)
+    except UnsupportedError:  # a version of JAX that nobody may be using here: `hand` says so where it is used
+        return nullcontext()
 
 
 @cache
-def _taught() -> None:
+def _taught(cls: type[Value]) -> None:
     from breccia.arrays import jax_trace
-    from breccia.frontend.tracer import Tracer
 
-    jax_trace.teach(Tracer, hand)
+    jax_trace.teach(cls, hand)
 
 
 def _begin(trace: Trace) -> AbstractContextManager[None]:
     from breccia.arrays import jax_trace
 
-    _taught()
+    _taught(trace.value_class)
     trace.jax = jax_trace.HandingTrace(TracingRules(trace))
     return jax_trace.handing(trace.jax)
 
@@ -472,6 +475,7 @@ def hand(x: Value) -> Any:
             "it with .dequantize()",
         )
     if trace.jax is None:
+        import_module("breccia.arrays.jax_trace")
         fail(TraceError, "a function of JAX was called while tracing, and JAX was not loaded before; import it first")
     _number_sizes(trace)
     narrow = sys.modules["jax"].dtypes.canonicalize_dtype(x._dtype)
