@@ -24,6 +24,9 @@ from breccia.recipes import Block, Recipe, grid_shape
 
 TABLES = False
 
+CHUNK = 1 << 17
+"""Elements handled at a time on CPU."""
+
 Array = Any
 _MAGNITUDE = 0x7FFFFFFF
 _DTYPES = {
@@ -242,7 +245,9 @@ def native_encode(x: Array, fmt: Format, rounding: str, overflow: str, tame: boo
         return None
     if fmt.kind == "int":
         return _integers(x, fmt)
-    return _floats(x, fmt) if fmt.kind == "float" else None
+    if fmt.kind != "float":
+        return None
+    return _few_floats(x, fmt) if fmt.bits <= 4 and fmt.has_negative_zero and not fmt.has_nan else _floats(x, fmt)
 
 
 def _integers(x: Array, fmt: Format) -> Array:
@@ -250,6 +255,17 @@ def _integers(x: Array, fmt: Format) -> Array:
     whole = mx.round(mx.clip(x * unit if unit > 1 else x, fmt.min * unit, fmt.max * unit))
     whole = mx.where(mx.isnan(x), mx.array(0.0, mx.float32), whole)
     return (whole.astype(mx.int32) & ((1 << fmt.bits) - 1)).astype(mx.uint8)
+
+
+def _few_floats(x: Array, fmt: Format) -> Array:
+    """How many borders between neighbouring magnitudes x lies beyond; a border goes to the even code. NaN is none."""
+    magnitude, bits = mx.abs(x), x.view(mx.uint32)
+    signed = (bits > 0x7FFFFFFF) & (bits <= 0xFF800000)
+    codes = signed.astype(mx.uint8) * (1 << (fmt.bits - 1))
+    for below in range(fmt.max_code):
+        border = float(fmt.decode_code(below) + fmt.decode_code(below + 1)) / 2
+        codes = codes + (magnitude > border if below % 2 == 0 else magnitude >= border)
+    return codes
 
 
 def _floats(x: Array, fmt: Format) -> Array:
@@ -288,7 +304,7 @@ def transpose(x: Array, order: tuple[int, ...]) -> Array:
 
 def concat(arrays: Sequence[Array], axis: int) -> Array:
     """Arrays behind each other."""
-    return mx.concatenate(list(arrays), axis)
+    return arrays[0] if len(arrays) == 1 else mx.concatenate(list(arrays), axis)
 
 
 def _blocks(x: Array, block: Block, empty: int) -> tuple[Array, tuple[int, ...]]:
@@ -308,8 +324,10 @@ def block_amax_bits(x: Array, block: Block) -> Array:
     """Largest |x| of every block as float32 bits in uint32: NaN above infinity above every number; 0 where empty."""
     if x.size == 0:
         return mx.zeros(grid_shape(shape(x), block), mx.uint32)
-    cut, inner = _blocks(x.view(mx.uint32) & _MAGNITUDE, block, 0)
-    return mx.max(cut, inner)
+    if block and block[0] is None:
+        return mx.max(*_blocks(x.view(mx.uint32) & _MAGNITUDE, block, 0))
+    parts = [x[rows].view(mx.uint32) & _MAGNITUDE for rows, _ in _pieces(shape(x), block)]
+    return concat([mx.max(*_blocks(part, block, 0)) for part in parts], 0)
 
 
 def block_range(x: Array, block: Block) -> tuple[Array, Array]:
@@ -347,6 +365,33 @@ def map_blocks(
     size = shape(operands[0])
     if not prod(size):
         return mx.zeros(size, _DTYPES[dtype])
+    parts = [
+        _map_whole(function, tuple(x[rows] for x in operands), tuple(g[own] for g in grids), block, dtype)
+        for rows, own in _pieces(size, block)
+    ]
+    return concat(parts, 0)
+
+
+def _pieces(size: tuple[int, ...], block: Block) -> list[tuple[slice, slice]]:
+    """Whole blocks along the first axis, in pieces that stay in the processor's caches: (rows, rows of the grid).
+
+    On CPU, where MLX runs one operation after the other and takes fresh memory for large results.
+    """
+    width = block[0]
+    step = max(1, CHUNK * size[0] // prod(size))
+    step = step if width is None else max(1, step // width) * width
+    if _on_gpu() or step >= size[0]:
+        return [(slice(None), slice(None))]
+    starts = range(0, size[0], step)
+    if width is None:
+        return [(slice(i, i + step), slice(None)) for i in starts]
+    return [(slice(i, i + step), slice(i // width, (i + step) // width)) for i in starts]
+
+
+def _map_whole(
+    function: Callable[..., Array], operands: tuple[Array, ...], grids: tuple[Array, ...], block: Block, dtype: str
+) -> Array:
+    size = shape(operands[0])
     if not all(w is None or n % w == 0 for n, w in zip(size, block, strict=True)):
         return convert(function(*operands, *(expand(g, block, size) for g in grids)), dtype)
     split = tuple(n for s, w in zip(size, block, strict=True) for n in ((1, s) if w is None else (s // w, w)))
@@ -368,8 +413,10 @@ def _words_of(codes: Array, count: int) -> tuple[Array, ...]:
 
 def pack_nibbles(codes: Array) -> Array:
     """Two codes a byte along the last axis, the first in the low nibble; an odd length is padded with code 0."""
-    low, high = _words_of(codes, 2)
-    return low | (high << 4)
+    if codes.shape[-1] % 2:
+        codes = mx.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, 1)])
+    pairs = mx.contiguous(codes).view(mx.uint16)
+    return (pairs | (pairs >> 4)).astype(mx.uint8)
 
 
 def unpack_nibbles(packed: Array, length: int) -> Array:
