@@ -338,6 +338,7 @@ METHODS: dict[str, Callable[..., Any]] = {
 """What there is as a method only."""
 
 _INSTEAD = {
+    "__getitem__": "indexing with a traced tensor gathers; use torch.where to choose between values",
     "argmax": "call it on the compiled function's result",
     "cumsum": "multiply by a triangle of ones",
     "expm1": "use torch.exp(x) - 1",
@@ -369,6 +370,7 @@ def call(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     if kwargs.get("out") is not None:
         trace.fail(TraceError, f"torch.{name}(..., out=...) would write into a tensor; use its result instead")
     _refuse_writing(trace, name, kwargs)
+    _refuse_autocast(trace)
     known = FUNCTIONS.get(name) or METHODS.get(name)
     if known is None:
         trace.fail(TraceError, unknown(name))
@@ -393,6 +395,15 @@ def _refuse_writing(trace: Trace, name: str, kwargs: Mapping[str, Any]) -> None:
         TraceError, f"{name}{'' if in_place else '(inplace=True)'} writes into a tensor, which is not traced; use "
         + ("torch.where(condition, new, old) or torch.cat" if plain == "setitem" else f"x = torch.{plain}(x, ...)"),
     )  # fmt: skip
+
+
+def _refuse_autocast(trace: Trace) -> None:
+    """Raise TraceError where PyTorch would choose dtypes by itself, and choose others once the code is compiled."""
+    kind = getattr(trace.device, "type", None)
+    if kind is not None and sys.modules["torch"].is_autocast_enabled(kind):
+        trace.fail(
+            TraceError, "torch.autocast is on, which is not traced; convert with .to(dtype), or cast by a recipe"
+        )
 
 
 def _values(things: Any) -> Iterator[Value]:

@@ -7,12 +7,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-import ml_dtypes
 import numpy as np
 
 from breccia.errors import ShapeError, TraceError
 from breccia.frontend import contraction, normalization, shapes
-from breccia.frontend.dtypes import bool_, float32, float64, is_float, promote
+from breccia.frontend.dtypes import bool_, compute_dtype, float32, float64, is_float, promote
 from breccia.frontend.elementwise import as_value, astype, binary, trace_of, unary, where, widened
 from breccia.frontend.scaled import matmul as product
 from breccia.frontend.torch_shapes import below, repeat_interleave
@@ -86,7 +85,7 @@ def layer_norm(
 
 
 def rms_norm(input: Value, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Value:
-    small = float(ml_dtypes.finfo(input._dtype).eps) if eps is None else eps
+    small = float(np.finfo(compute_dtype(input._dtype)).eps) if eps is None else eps
     return _over("rms_norm", input, normalized_shape, (weight,), lambda x, w: normalization.rms_norm(x, w, small))
 
 

@@ -264,6 +264,24 @@ def test_a_triangle_is_made_of_counters_not_of_a_constant() -> None:
     assert "constant" not in found
 
 
+def test_attention_and_layers_make_the_kernels_that_numpy_makes() -> None:
+    def numpys(x: Any, w: Any, g: Any, q: Any) -> Any:
+        h = breccia.silu(breccia.rms_norm(x, g, 2**-20) @ w)
+        return h, breccia.matmul(breccia.softmax(breccia.matmul(q, np.swapaxes(q, -1, -2)) * 0.25), q)
+
+    def jaxs(x: Any, w: Any, g: Any, q: Any) -> Any:
+        h = nn.silu((x * lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 2**-20) * g) @ w)
+        weights = nn.softmax(jnp.einsum("bhqd,bhkd->bhqk", q, q) * 0.25)
+        return h, jnp.einsum("bhqk,bhkd->bhqd", weights, q)
+
+    args = array(4, 64), breccia.cast(array(64, 32), recipes.mxfp8_e4m3, axis=0), array(64), array(2, 4, 6, 16)
+    forms = [breccia.compile(fn, name="block", dynamic=False).lower(*args).ir("partitioned") for fn in (numpys, jaxs)]
+    steps = [
+        [line.split("=", 1)[-1].split("%")[0].strip() for line in form.splitlines() if " = " in line] for form in forms
+    ]
+    assert steps[0] == [step for step in steps[1] if step != "unary stop_gradient"]
+
+
 # -- whole blocks ------------------------------------------------------------------------------------------------------
 
 
@@ -358,6 +376,7 @@ UNTRACEABLE: dict[str, tuple[Any, type[BrecciaError], str]] = {
         "only floats",
     ),
     "bitwise": (lambda x: jnp.bitwise_and(x.astype(np.int32), 3), TraceError, "bitwise and of int32"),
+    "integer division": (lambda x: lax.div(x.astype(np.int32), 2), TraceError, "drops the rest"),
     "derivative": (lambda x: own_rule(x), TraceError, "own rule for derivatives .*own_rule.* would lose the rule"),
 }
 
