@@ -332,13 +332,20 @@ def _check_nested(outer: Block | None, inner: Block | None) -> None:
 _NAMED: dict[str, Recipe] = {}
 
 
-_TORCHAO_FP8 = "torchao 0.18 Float8Tensor.from_hp, except blocks of zeros, NaN or infinity"
-_TORCHAO_MX = "torchao 0.18 to_mx in mode RCEIL, except NaN, infinity and amax below 2**-118"
+# What is said of equality is measured by tests/peers, and listed with all exceptions in docs/peers.md.
+_TORCHAO_FP8 = "torchao 0.18 Float8Tensor.from_hp on float32, except blocks of zeros or with infinity"
+_TORCHAO_MX = "torchao 0.18 to_mx in mode RCEIL, except blocks with infinity or scales of 2**-127"
+_MXFP8 = f"ModelOpt 0.47 MXFP8QTensor.quantize, except blocks with NaN or infinity; {_TORCHAO_MX}"
 _NVFP4 = (
-    "scales: torchao 0.18 nvfp4_quantize with Policy(scale_min=2**-6); elements too, except some ties, as torchao "
-    "multiplies by a reciprocal"
+    "ModelOpt 0.47 NVFP4QTensor.quantize, except -0, NaN, infinity and block scales below 2**-10; torchao 0.18 "
+    "nvfp4_quantize with Policy(scale_min=2**-6, zero_scale='smallest'), except some ties, NaN, infinity and tensors of tiny "
+    "values"
 )
-_CT_INT = "compressed-tensors 0.20 calculate_qparams and quantize, except blocks of zeros"
+_CT = "compressed-tensors 0.20 calculate_qparams and quantize on float32, except blocks of zeros or with infinity"
+_CT_ASYMMETRIC = f"{_CT}, and ties, which it rounds after adding the zero point"
+_BITSANDBYTES = (
+    "bitsandbytes 0.50 quantize_4bit with Policy(zero_scale='zero'), except blocks with infinity or amax below 2**-126"
+)
 
 
 def _named(name: str, recipe: Recipe, equals: str = "") -> Recipe:
@@ -353,7 +360,7 @@ _MX = Level(formats.float8_e8m0fnu, (1, 32))
 _CEIL = Policy(scale="ceil", zero_scale="smallest")
 
 float8_tensor = _named("float8_tensor", Recipe(formats.float8_e4m3fn, (_F32,)), _TORCHAO_FP8)
-float8_e5m2_tensor = _named("float8_e5m2_tensor", Recipe(formats.float8_e5m2, (_F32,)))
+float8_e5m2_tensor = _named("float8_e5m2_tensor", Recipe(formats.float8_e5m2, (_F32,)), _TORCHAO_FP8)
 float8_e4m3fnuz_tensor = _named("float8_e4m3fnuz_tensor", Recipe(formats.float8_e4m3fnuz, (_F32,)))
 float8_e5m2fnuz_tensor = _named("float8_e5m2fnuz_tensor", Recipe(formats.float8_e5m2fnuz, (_F32,)))
 float8_row = _named("float8_row", Recipe(formats.float8_e4m3fn, (_F32_ROW,)), _TORCHAO_FP8)
@@ -367,25 +374,25 @@ float8_1x128_e8m0 = _named(
 float8_128x128_e8m0 = _named(
     "float8_128x128_e8m0", Recipe(formats.float8_e4m3fn, (Level(formats.float8_e8m0fnu, (128, 128)),), policy=_CEIL)
 )
-mxfp8_e4m3 = _named("mxfp8_e4m3", Recipe(formats.float8_e4m3fn, (_MX,), policy=_CEIL), _TORCHAO_MX)
+mxfp8_e4m3 = _named("mxfp8_e4m3", Recipe(formats.float8_e4m3fn, (_MX,), policy=_CEIL), _MXFP8)
 mxfp8_e5m2 = _named("mxfp8_e5m2", Recipe(formats.float8_e5m2, (_MX,), policy=_CEIL), _TORCHAO_MX)
-mxfp6_e2m3 = _named("mxfp6_e2m3", Recipe(formats.float6_e2m3fn, (_MX,), policy=_CEIL))
-mxfp6_e3m2 = _named("mxfp6_e3m2", Recipe(formats.float6_e3m2fn, (_MX,), policy=_CEIL))
+mxfp6_e2m3 = _named("mxfp6_e2m3", Recipe(formats.float6_e2m3fn, (_MX,), policy=_CEIL), _TORCHAO_MX)
+mxfp6_e3m2 = _named("mxfp6_e3m2", Recipe(formats.float6_e3m2fn, (_MX,), policy=_CEIL), _TORCHAO_MX)
 mxfp4 = _named("mxfp4", Recipe(formats.float4_e2m1fn, (_MX,), policy=_CEIL), _TORCHAO_MX)
 mxint8 = _named("mxint8", Recipe(formats.mxint8, (_MX,), policy=_CEIL))
 nvfp4 = _named("nvfp4", Recipe(formats.float4_e2m1fn, (_F32, Level(formats.float8_e4m3fn, (1, 16)))), _NVFP4)
 nvfp4_16x16 = _named("nvfp4_16x16", Recipe(formats.float4_e2m1fn, (_F32, Level(formats.float8_e4m3fn, (16, 16)))))
-int8_row = _named("int8_row", Recipe(formats.int8, (_F32_ROW,), policy=Policy(max=127.5)), _CT_INT)
+int8_row = _named("int8_row", Recipe(formats.int8, (_F32_ROW,), policy=Policy(max=127.5)), _CT)
 
 
 def _int4(block: int, scale: Format) -> Recipe:
     recipe = Recipe(formats.int4, (Level(scale, (1, block)),), policy=Policy(max=7.5))
-    return _named(f"int4_g{block}_{scale.mlir}", recipe, _CT_INT if scale == formats.float32 else "")
+    return _named(f"int4_g{block}_{scale.mlir}", recipe, _CT if scale == formats.float32 else "")
 
 
 def _uint4(block: int, scale: Format) -> Recipe:
     recipe = Recipe(formats.uint4, (Level(scale, (1, block)),), zero_point=ZeroPoint(formats.uint4))
-    return _named(f"uint4_g{block}_{scale.mlir}", recipe, _CT_INT if scale == formats.float32 else "")
+    return _named(f"uint4_g{block}_{scale.mlir}", recipe, _CT_ASYMMETRIC if scale == formats.float32 else "")
 
 
 int4_g32_f16, uint4_g32_f16 = _int4(32, formats.float16), _uint4(32, formats.float16)
@@ -397,7 +404,7 @@ int4_g64_f32, uint4_g64_f32 = _int4(64, formats.float32), _uint4(64, formats.flo
 int4_g128_f16, uint4_g128_f16 = _int4(128, formats.float16), _uint4(128, formats.float16)
 int4_g128_bf16, uint4_g128_bf16 = _int4(128, formats.bfloat16), _uint4(128, formats.bfloat16)
 int4_g128_f32, uint4_g128_f32 = _int4(128, formats.float32), _uint4(128, formats.float32)
-nf4 = _named("nf4", Recipe(formats.nf4, (Level(formats.float32, (1, 64)),)))
+nf4 = _named("nf4", Recipe(formats.nf4, (Level(formats.float32, (1, 64)),)), _BITSANDBYTES)
 
 
 def all_recipes() -> dict[str, Recipe]:

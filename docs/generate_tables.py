@@ -1,14 +1,16 @@
-"""Writes the generated tables of README.md and docs from recipes and ops: `python docs/generate_tables.py`.
+"""Writes the generated tables of README.md and docs: `python docs/generate_tables.py`.
 
-Text between `<!-- begin NAME -->` and `<!-- end NAME -->` is generated; tests/test_readme.py fails where it is stale.
+They are made from recipes, ops, and what the tests of peers recorded. Text between `<!-- begin NAME -->` and
+`<!-- end NAME -->` is generated; tests/test_readme.py fails where it is stale.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from breccia.recipes import Block, Recipe, all_recipes
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOT = Path(__file__).parents[1]
+_COUNT = re.compile(r"(\d+) of (\d+) ([a-z ]+)")
 
 
 def bits_per_value(recipe: Recipe) -> float:
@@ -71,12 +74,52 @@ def op_table() -> str:
     return _markdown(rows)
 
 
+def peer_table() -> str:
+    """One row for each encoder of a peer, from what tests/peers recorded: equal, or how many parts differ and why."""
+    rows = [("peer", "what", "breccia", "equal, or what differs"), ("---",) * 4]
+    files = sorted((ROOT / "tests" / "golden" / "peers").glob("*/*.json"))
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    records.sort(key=lambda record: record["peer"].lower())  # stable: files stay in order
+    rows += [(r["peer"], f"`{r['what']}`", r["breccia"], _differences(r)) for r in records]
+    return _markdown(rows)
+
+
+def _differences(record: dict[str, Any]) -> str:
+    kinds: dict[str, list[str]] = {}
+    for kind, why in record["why"].items():
+        kinds.setdefault(why, []).append(kind)
+    parts = [f"{', '.join(some)}: {_sum(record, some)} ({why})" for why, some in kinds.items()]
+    if not parts:
+        return "equal"
+    rest = [kind for kind in record["differences"] if kind not in record["why"]]
+    return "<br>".join([f"equal on {', '.join(rest)}"] * bool(rest) + parts)
+
+
+def _sum(record: dict[str, Any], kinds: list[str]) -> str:
+    """How many parts differ, such as `3 of 2048 scales, 5 of 65536 elements in bfloat16`; nothing of what is equal."""
+    totals: dict[str, tuple[int, int]] = {}
+    dtypes = list(record["differences"][kinds[0]])
+    found = {(kind, dtype): _COUNT.findall(record["differences"][kind][dtype]) for kind in kinds for dtype in dtypes}
+    unequal = [dtype for dtype in dtypes if any(int(n) for kind in kinds for n, _, _ in found[kind, dtype])]
+    for (_, dtype), counts in found.items():
+        for n, of, part in counts if dtype in unequal else ():
+            before = totals.get(part, (0, 0))
+            totals[part] = before[0] + int(n), before[1] + int(of)
+    text = ", ".join(f"{n} of {of} {part}" for part, (n, of) in totals.items() if n)
+    return text if unequal == dtypes else f"{text} in {' and '.join(unequal)}"
+
+
 def _markdown(rows: list[tuple[str, ...]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {"recipes": recipe_table, "policies": policy_table, "ops": op_table}
-FILES = (ROOT / "README.md", ROOT / "docs" / "recipes.md", ROOT / "docs" / "ir.md")
+TABLES: dict[str, Callable[[], str]] = {
+    "recipes": recipe_table,
+    "policies": policy_table,
+    "ops": op_table,
+    "peers": peer_table,
+}
+FILES = (ROOT / "README.md", *(ROOT / "docs" / name for name in ("recipes.md", "ir.md", "peers.md")))
 
 
 def with_tables(text: str) -> str:

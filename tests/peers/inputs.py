@@ -3,7 +3,7 @@
 normal     normally distributed, rows of different magnitude
 wide       blocks of 16 of very different magnitude
 ties       multiples of 1/8 at powers of two: midpoints between the values of short formats
-subnormal  below the smallest normal number of the dtype
+subnormal  below the smallest normal number of the dtype, which some are rounded to
 zeros      normal, with zeros of both signs, whole blocks, a row and 128 x 128 values of zeros
 nothing    zeros alone
 huge       up to the largest finite value of the dtype

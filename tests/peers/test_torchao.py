@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ def element(name: str) -> Any:
 def mx_case(name: str, mode: str) -> Case:
     recipe = recipes.find(name).with_policy(scale=RULES[mode])
     if mode == "CEIL":
-        recipe = recipe.with_policy(max=2.0 ** np.floor(np.log2(recipe.element.max)))
+        recipe = recipe.with_policy(max=2.0 ** math.floor(math.log2(recipe.element.max)))
     what = f"to_mx, {mode}, {recipe.element.name}"
     return Case(identifier(f"{name}_{mode}"), what, recipe, to_mx(name, mode), mx_differs(name, mode), FP32_BF16)
 
