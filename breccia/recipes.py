@@ -338,8 +338,8 @@ _TORCHAO_MX = "torchao 0.18 to_mx in mode RCEIL, except blocks with infinity or 
 _MXFP8 = f"ModelOpt 0.47 MXFP8QTensor.quantize, except blocks with NaN or infinity; {_TORCHAO_MX}"
 _NVFP4 = (
     "ModelOpt 0.47 NVFP4QTensor.quantize, except -0, NaN, infinity and block scales below 2**-10; torchao 0.18 "
-    "nvfp4_quantize with Policy(scale_min=2**-6, zero_scale='smallest'), except some ties, NaN, infinity and tensors of tiny "
-    "values"
+    "nvfp4_quantize with Policy(scale_min=2**-6, zero_scale='smallest'), except some ties, NaN, infinity and tensors "
+    "of tiny values"
 )
 _CT = "compressed-tensors 0.20 calculate_qparams and quantize on float32, except blocks of zeros or with infinity"
 _CT_ASYMMETRIC = f"{_CT}, and ties, which it rounds after adding the zero point"
