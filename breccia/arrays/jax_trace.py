@@ -90,6 +90,20 @@ class Handed(Tracer[Any]):
         """The owner's value."""
         return self._trace.rules.value(self.held)
 
+    # What needs values, and NumPy's functions, are the owner's affair.
+
+    def __bool__(self) -> bool:
+        return bool(self.breccia_value)
+
+    def __int__(self) -> int:
+        return int(self.breccia_value)
+
+    def __float__(self) -> float:
+        return float(self.breccia_value)
+
+    def __array_ufunc__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.breccia_value.__array_ufunc__(*args, **kwargs)
+
     def __matmul__(self, other: Any) -> Any:
         # JAX knows nothing of scaled operands, which the owner multiplies.
         if getattr(other, "recipe", None) is not None:

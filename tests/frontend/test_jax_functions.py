@@ -29,7 +29,7 @@ def array(*shape: int) -> Any:
 
 
 X, Y, W, B = array(6, 8), array(6, 8), array(5, 8), array(5)
-MASK = jnp.asarray(RNG.random((6, 6)) > 0.3)
+Z = RNG.standard_normal((6, 8), dtype=np.float32)
 
 
 def text(fn: Any, *args: Any) -> str:
@@ -126,6 +126,9 @@ TRANSFORMS = {
     "grad": lambda x, y: jax.grad(lambda a: jnp.sum(jnp.tanh(a) * y))(x),
     "closure": lambda x, y: jax.jit(lambda a: a + x)(y),
     "tree": lambda x, y: sum(jax.tree.map(lambda a: a * 2, {"a": x, "b": [y]})["b"]),
+    "attention": lambda x, y: nn.dot_product_attention(
+        *(a.reshape(1, 6, n, -1) for a, n in ((x, 4), (y[:, :4], 2), (y[:, 4:], 2))), is_causal=True
+    ),
     "checkpoint": lambda x, y: jax.checkpoint(lambda a: jnp.sin(a) * y)(x),
 }
 CASES = {**ELEMENTWISE, **REDUCTIONS, **SHAPES, **PRODUCTS, **TRANSFORMS}
@@ -161,12 +164,12 @@ def test_jax_functions_work_on_numpy_arguments(name: str) -> None:
 
 def test_results_of_jax_meet_those_of_numpy_and_breccia() -> None:
     def fn(x: Any, y: Any) -> Any:
-        h = breccia.silu(jnp.exp(x)) + np.tanh(y) * jnp.asarray(y)
+        h = breccia.silu(jnp.exp(x)) + np.tanh(y) * jnp.asarray(y) + np.multiply(Z, np.abs(jnp.sin(y))) - Z * jnp.sin(x)
         g = jnp.concatenate([h, breccia.softmax(nn.relu(x))], axis=1)
         return {"a": jnp.asarray(y), "b": (np.maximum(h, 0), [breccia.concat([jnp.sin(g), g])])}
 
     found = breccia.compile(fn)(X, Y)
-    h = nn.silu(jnp.exp(X)) + jnp.tanh(Y) * Y
+    h = nn.silu(jnp.exp(X)) + jnp.tanh(Y) * Y + Z * jnp.abs(jnp.sin(Y)) - Z * jnp.sin(X)
     g = jnp.concatenate([h, nn.softmax(nn.relu(X))], axis=1)
     np.testing.assert_array_equal(found["a"], Y)
     np.testing.assert_allclose(found["b"][0], jnp.maximum(h, 0), rtol=1e-5)
@@ -389,9 +392,21 @@ def test_what_cannot_be_traced_says_where_and_what_instead(name: str) -> None:
     assert f"{__file__}:" in str(caught.value)
 
 
-def test_values_are_not_known_while_tracing() -> None:
-    for use in (bool, float, lambda x: [1, 2][x], np.asarray):
-        with pytest.raises((TypeError, BrecciaError)):
+VALUES: dict[str, tuple[Any, str]] = {
+    "branch": (lambda x: x if jnp.sum(x) > 0 else -x, r"a branch .* breccia\.where"),
+    "float": (lambda x: float(jnp.sum(x)), r"float\(\) needs the values"),
+    "int": (lambda x: int(jnp.sum(x)), r"int\(\) needs the values"),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_values_are_not_known_while_tracing(name: str) -> None:
+    fn, message = VALUES[name]
+    with pytest.raises(TraceError, match=f"(?s){message}") as caught:
+        trace(fn, (X,), {})
+    assert f"{__file__}:" in str(caught.value)
+    for use in (np.asarray, lambda x: [1, 2][x]):
+        with pytest.raises(TypeError):
             trace(lambda x, use=use: use(jnp.sum(x)), (X,), {})
 
 
