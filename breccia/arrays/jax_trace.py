@@ -11,6 +11,7 @@ where JAX looks up what it accepts; without those, functions of `jax.lax` say wh
 # ruff: noqa: ARG002 - parameters are those of JAX's methods
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,7 +32,7 @@ except ImportError as error:  # pragma: no cover - for versions of JAX to come
         "function with NumPy's or breccia's functions, or use jax 0.10 to 0.12"
     ) from error
 
-_HERE = str(Path(jax.__file__).parent)
+_HERE = str(Path(jax.__file__).parent) + os.sep
 _INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 """Parameters of primitives that hold a program."""
 _CALLS = (

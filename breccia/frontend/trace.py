@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -233,7 +234,7 @@ class Trace:
 def _machinery(loaded: tuple[str, ...]) -> tuple[str, ...]:
     """`_MACHINERY`, with the folders of the libraries that are loaded."""
     files = [getattr(sys.modules[name], "__file__", None) for name in loaded]
-    return (*_MACHINERY, *(str(Path(file).parent) for file in files if file))
+    return (*_MACHINERY, *(str(Path(file).parent) + os.sep for file in files if file))
 
 
 def user_line() -> tuple[str, int]:
