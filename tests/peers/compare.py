@@ -27,6 +27,7 @@ from breccia.tensor import ScaledTensor, cast_array
 from tests.peers.inputs import DTYPES, KINDS, given
 
 ROOT = Path(__file__).parents[2]
+_MODULES = {"compressed-tensors": "compressed_tensors", "mlx": "mlx.core", "nvidia-modelopt": "modelopt"}
 
 Parts = dict[str, np.ndarray]
 """A quantized tensor by parts, of equal names on both sides: `elements` as unsigned codes, `scales`, and others."""
@@ -59,7 +60,7 @@ class Case:
 
 
 def need(*distributions: str) -> str:
-    """Skip, saying so, unless each distribution is installed as pinned; the first one's name and version."""
+    """Skip, saying so, unless each distribution can be imported and is the one pinned; the first's name and version."""
     for name in distributions:
         try:
             installed = importlib.metadata.version(name).partition("+")[0]
@@ -67,6 +68,10 @@ def need(*distributions: str) -> str:
             pytest.skip(f"{name} is not installed")
         if installed != _pins()[name]:
             pytest.skip(f"{name} {installed} is installed; what is recorded is of {_pins()[name]} (constraints.txt)")
+        try:
+            load(_MODULES.get(name, name))
+        except ImportError as error:
+            pytest.skip(f"{name} cannot be imported: {error}")
     return f"{distributions[0]} {_pins()[distributions[0]]}"
 
 
