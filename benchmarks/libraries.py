@@ -286,11 +286,8 @@ def main() -> None:
     if options.only:
         print("\n".join(measure(options.only, options.size, options.runs)))
         return
-    lines = [
-        f"breccia.cast of {options.size}x{options.size} float32 (Gaussian), ms, median of {options.runs}; "
-         "x speed is the peer's time over breccia's",
-        _machine.describe("numpy", "ml_dtypes"),
-    ]
+    title = f"breccia.cast of {options.size}x{options.size} float32 (Gaussian), ms, median of {options.runs}; "
+    lines = [title + "x speed: the peer's time over breccia's", _machine.describe("numpy", "ml_dtypes")]
     missed: list[str] = []
     for library in options.libraries:
         command = [sys.executable, "-m", "benchmarks.libraries", "--only", library]

@@ -109,6 +109,30 @@ def _sum(record: dict[str, Any], kinds: list[str]) -> str:
     return text if unequal == dtypes else f"{text} in {' and '.join(unequal)}"
 
 
+_PLACES = {
+    "NumPy": "numpy-cpu", "PyTorch, CPU": "torch-cpu", "PyTorch, CUDA": "torch-cuda", "JAX, CPU": "jax-cpu",
+    "JAX, CUDA": "jax-gpu", "MLX, CPU": "mlx-cpu", "MLX, Metal": "mlx-gpu",
+}  # fmt: skip
+
+
+def bit_exact_table() -> str:
+    """One row for each named recipe, one column for each library and device: what the tests found."""
+    rows: list[tuple[str, ...]] = [("recipe", *_PLACES), ("---",) * (1 + len(_PLACES))]
+    found = {
+        place: _kept(ROOT / "tests" / "golden" / "matrix" / "test_bit_exact" / f"{place}.txt")
+        for place in _PLACES.values()
+    }
+    for name in all_recipes():
+        cells = (found[place].get(name, "not run").partition(" ")[0] for place in _PLACES.values())
+        rows.append((f"`{name}`", *(cell if cell == "equal" else "not run" for cell in cells)))
+    return _markdown(rows)
+
+
+def _kept(file: Path) -> dict[str, str]:
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    return dict(line.split(": ", 1) for line in text.splitlines())
+
+
 def _markdown(rows: list[tuple[str, ...]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
 
@@ -118,8 +142,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "policies": policy_table,
     "ops": op_table,
     "peers": peer_table,
+    "bit_exact": bit_exact_table,
 }
-FILES = (ROOT / "README.md", *(ROOT / "docs" / name for name in ("recipes.md", "ir.md", "peers.md")))
+FILES = (ROOT / "README.md", *(ROOT / "docs" / name for name in ("recipes.md", "ir.md", "peers.md", "bit-exact.md")))
 
 
 def with_tables(text: str) -> str:

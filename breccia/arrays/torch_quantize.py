@@ -23,8 +23,9 @@ from breccia.recipes import Block, Recipe, grid_shape, of_token
 
 Array = torch.Tensor
 CHUNK = 1 << 19
-LEAST = 2.0**-60
-"""Least amax: elements that are subnormal numbers are then zero, whether or not the host flushes them."""
+LEAST, MOST = 2.0**-60, 2.0**100
+"""Bounds of amax: elements that are subnormal numbers are then zero, whether or not the host flushes them, and powers
+of two are in the range of their format."""
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -163,7 +164,7 @@ def _scales(plan: _Plan, amax: Array) -> _Scales | None:
     else:
         smallest, largest = torch.aminmax(amax)
         low, high = float(smallest), float(largest)
-    if not (low >= LEAST and high < np.inf):
+    if not LEAST <= low <= high <= MOST:
         return None
     if plan.outer is not None:
         outer = torch.tensor(high) / plan.outer

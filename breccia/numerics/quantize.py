@@ -32,7 +32,7 @@ IndexOffset = int | tuple[int, tuple[int, ...]] | Array
 the axes, or the flat index of every element (NumPy's uint64)."""
 
 
-_TAME = f32.float32_bits(2.0**-100)
+_TAME = f32.float32_bits(2.0**-100), f32.float32_bits(2.0**100)
 
 _NO_GRADIENT = (
     "breccia.cast has no gradient: it stores codes. Use breccia.cast_ste (straight-through) where gradients should "
@@ -103,9 +103,9 @@ def quantize(
 def _tame(recipe: Recipe, known: Known) -> bool:
     """Whether x over its scales surely exceeds the largest element by no more than a few roundings of float32.
 
-    Scales well above the subnormal numbers are not below amax / max by more than that, in the formats named here.
+    Scales far from the ends of the range are not below amax / max by more than that, in the formats named here.
     """
-    if known is None or known[0] < _TAME or known[1] >= f32.INFINITY or len(recipe.levels) > 1:
+    if known is None or known[0] < _TAME[0] or known[1] > _TAME[1] or len(recipe.levels) > 1:
         return False
     policy, dtype = recipe.policy, recipe.innermost.dtype
     scale = (policy.scale == "exact" and dtype.name == "float32") or (policy.scale == "ceil" and dtype.is_power_of_two)

@@ -1,0 +1,28 @@
+"""All float32 inputs of the FP8 casts: a sample in every run, all 2**32 in `make exhaustive`."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import exhaustive
+
+LIBRARIES = {"numpy": "numpy", "torch": "torch", "jax": "jax", "mlx": "mlx.core"}
+
+
+def differences(library: str, name: str, log2: int) -> int:
+    pytest.importorskip(LIBRARIES[library])
+    expected = exhaustive.definition(name) if library == "numpy" else exhaustive.caster("numpy", None, name)
+    return exhaustive.differences(exhaustive.caster(library, None, name), expected, log2)
+
+
+@pytest.mark.parametrize("name", exhaustive.FORMATS)
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_sample_of_float32(library: str, name: str) -> None:
+    assert differences(library, name, 20) == 0
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", exhaustive.FORMATS)
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_all_float32(library: str, name: str) -> None:
+    assert differences(library, name, 32) == 0
