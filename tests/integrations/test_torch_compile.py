@@ -123,6 +123,9 @@ def test_inductor_gives_the_eager_bits(x):
     assert torch.compile(lambda v: breccia.cast(v, recipe), fullgraph=True)(x) == breccia.cast(x, recipe)
 
 
+@pytest.mark.skipif(
+    torch.__version__ < "2.13", reason="PyTorch 2.11 takes no symbolic sizes out of nonstrict_trace; 2.12 was not tried"
+)
 def test_the_batch_may_be_dynamic(x):
     f = torch.compile(
         lambda v: breccia.cast(v, recipes.mxfp8_e4m3).dequantize(), fullgraph=True, backend="aot_eager", dynamic=True
