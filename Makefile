@@ -5,10 +5,13 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 BENCHMARKS := $(sort $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))))
 ARGS ?=
+# Tests of what no library may be needed for, and of the libraries next to each other.
+WITHOUT := $(addprefix tests/,test_import.py test_docstrings.py test_readme.py test_tensor.py test_functions.py test_compat_01.py \
+	test_end_to_end.py test_transfer.py test_delayed.py frontend)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check filecheck golden exhaustive bench docs clean
+.PHONY: help demo test without check filecheck golden exhaustive bench docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +21,12 @@ demo: $(VENV)/.demo ## quantize, compile and run a real model's layers; writes d
 
 test: $(VENV)/.test ## run every test that needs no accelerator (ARGS="tests/ir -k tile" for some)
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	$(if $(ARGS),,$(MAKE) without)
+
+without: $(VENV)/.test ## run tests as if PyTorch, JAX, MLX or all of them were not installed; make test ends with it
+	@set -e; for names in torch jax mlx "torch jax mlx"; do echo "== without $$names"; \
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --ignore tests/frontend/test_jax_functions.py \
+	$$(printf -- '--without %s ' $$names) $(WITHOUT) $(ARGS); done
 
 check: $(VENV)/.check ## formatting, lint, types, import directions
 	$(BIN)/ruff format --check .

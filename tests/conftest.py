@@ -1,4 +1,4 @@
-"""What the whole suite shares: golden files and hypothesis' profile."""
+"""What the whole suite shares: golden files, libraries taken away, and hypothesis' profile."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import difflib
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="write the golden files instead of comparing with them"
     )
+    parser.addoption(
+        "--without", action="append", default=[], metavar="LIBRARY",
+        help="run as if LIBRARY (torch, jax or mlx) were not installed; may be given more than once",
+    )  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Take libraries away before any test is collected: importing one then raises ModuleNotFoundError."""
+    for name in _without(config):
+        if name in sys.modules:
+            raise pytest.UsageError(f"--without {name}: a plugin has imported it already")
+        sys.modules[name] = None  # pyright: ignore[reportArgumentType]
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    names = _without(config)
+    return f"as if not installed: {', '.join(names)}" if names else ""
+
+
+def _without(config: pytest.Config) -> list[str]:
+    return config.getoption("--without") or []
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

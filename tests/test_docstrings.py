@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.optional import skipped_without_frameworks
+
 ROOT = Path(__file__).parents[1]
-FRAMEWORKS = {"torch", "jax", "mlx", "triton"}
 _FINDER = doctest.DocTestFinder(exclude_empty=True)
 
 
@@ -23,12 +24,8 @@ def modules_with_examples() -> list[str]:
 
 @pytest.mark.parametrize("name", modules_with_examples())
 def test_examples(name: str) -> None:
-    try:
+    with skipped_without_frameworks():
         module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in FRAMEWORKS:
-            raise
-        pytest.skip(f"needs {error.name}, which is not installed")
     report: list[str] = []
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     for case in _FINDER.find(module, name):

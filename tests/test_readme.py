@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 
 from breccia.recipes import all_recipes, find
+from tests.optional import skipped_without_frameworks
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -40,7 +41,8 @@ WITH_CODE = {
 @pytest.mark.parametrize("name", WITH_CODE)
 def test_code_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    run_blocks(WITH_CODE[name])
+    with skipped_without_frameworks():
+        run_blocks(WITH_CODE[name])
 
 
 def test_the_readme_has_code_to_run() -> None:

@@ -29,6 +29,8 @@ class Facts:
 
     name: str
     target: str
+    library: str
+    """The library whose arrays it is called with; what is emitted for NumPy runs as operations of that library."""
     notes: tuple[str, ...]
     fallbacks: tuple[str, ...]
     laid_out: ModuleOp
@@ -40,7 +42,8 @@ def explain(facts: Facts) -> str:
     """The report, as text."""
     found = kernels(facts.laid_out)
     schedules = {k.sym_name.data: k.schedule for k in kernels(facts.scheduled)}
-    lines = [f"{facts.name} for {facts.target}: {_count(len(found), 'kernel')}", *_signature(facts)]
+    where = facts.target if facts.library == "numpy" else f"{facts.target} on arrays of {facts.library}"
+    lines = [f"{facts.name} for {where}: {_count(len(found), 'kernel')}", *_signature(facts)]
     lines += [f"  note: {note}" for note in facts.notes]
     lines += [f"  slower: {text}" for text in facts.fallbacks]
     if not facts.fallbacks:

@@ -19,7 +19,7 @@ from breccia.errors import PassError, ShapeError, UnsupportedError
 from breccia.frontend import cache, keys
 from breccia.frontend.build import Traced
 from breccia.frontend.explain import Facts, explain
-from breccia.frontend.program import Plan, Program
+from breccia.frontend.program import Plan, Program, library_of_call
 from breccia.ir.capabilities import CapabilitiesAttr, set_target
 from breccia.ir.pipeline import Pipeline, Record
 from breccia.ir.printer import print_module
@@ -176,6 +176,7 @@ class Lowered:
         return Facts(
             name=self._traced.name,
             target=self._target.full_name,
+            library=library_of_call(self._leaves, self._traced.constants),
             notes=self._traced.notes,
             fallbacks=tuple(self.fallbacks()),
             laid_out=self._module_after("hoist-prepare"),

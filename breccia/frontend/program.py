@@ -63,8 +63,7 @@ class Program:
         constants: Sequence[Any],
     ) -> None:  # fmt: skip
         self.plan = plan
-        # Constants decide where nothing else does: arrays of the call, moved to its library and device if NumPy's.
-        library = one_library(leaves or [c for c in constants if library_of(c) != "numpy"])
+        library = library_of_call(leaves, constants)
         self.function = load(plan.entry, library) if plan.results else _nothing
         place = device_of(leaves)
         self.converters = tuple(converter(leaf) or number(leaf, library, place) for leaf in leaves)
@@ -109,6 +108,14 @@ class Program:
 def _nothing(*_: Any) -> tuple[()]:
     """Stands for the emitted function of a program without array results."""
     return ()
+
+
+def library_of_call(leaves: Sequence[Any], constants: Sequence[Any]) -> str:
+    """The library whose arrays a call is computed with; constants of NumPy's are moved there.
+
+    Constants decide where there are no arrays.
+    """
+    return one_library(leaves or [c for c in constants if library_of(c) != "numpy"])
 
 
 def device_of(leaves: Sequence[Any]) -> Any:

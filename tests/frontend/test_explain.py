@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 
 import breccia
 from breccia import recipes
@@ -34,6 +35,13 @@ def test_one_block_for_each_kernel_with_lines_and_fusion() -> None:
     assert f"rowwise_0 ({__file__}:{line})\n  fuses     quantize\n" in text
     assert f"gemm_0 ({__file__}:{line})\n  fuses     matmul -> silu\n" in text
     assert "no fallback was taken" in text
+
+
+@pytest.mark.parametrize("library", ["torch", "jax", "mlx"])
+def test_the_library_is_named(library: str) -> None:
+    pytest.importorskip({"mlx": "mlx.core"}.get(library, library))
+    x = breccia.arrays.primitives_of(library).from_numpy(X)
+    assert report(breccia.silu, x).startswith(f"silu for numpy on arrays of {library}: 1 kernel\n")
 
 
 def test_placements_have_reasons() -> None:

@@ -38,11 +38,10 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
     return np.array_equal(a, b, equal_nan=True)
 
 
-@given(st.sampled_from(GENERAL), any_matrix)
+@given(st.sampled_from([r for r in GENERAL if r.policy.max is None]), any_matrix)
 def test_values_survive_a_second_round_trip(recipe, x):
     """Not for integers mapped to half steps beyond their largest (`max` 7.5), nor for zero points: their range
     shrinks."""
-    assume(recipe.policy.max is None)
     once = value(x, recipe)
     assert same(value(once, recipe), once)
 
@@ -71,7 +70,8 @@ def test_order_within_a_block_does_not_matter(recipe, x, random):
 def test_a_slice_on_borders_is_quantized_as_in_the_whole(recipe, x):
     width = recipe.blocks(2)[-1][-1]
     assert width is not None
-    assume(x.shape[1] > width)
+    x = np.tile(x, (1, width // x.shape[1] + 1))
+    assert x.shape[1] > width
     assert same(value(x[:, width:], recipe), value(x, recipe)[:, width:])
     assert same(value(x[:, :width], recipe), value(x, recipe)[:, :width])
 
