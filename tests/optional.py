@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import pytest
@@ -11,7 +11,7 @@ FRAMEWORKS = {"torch", "jax", "mlx", "triton"}
 
 
 @contextmanager
-def skipped_without_frameworks() -> Iterator[None]:
+def skipped_without_frameworks() -> Generator[None]:
     """Skip the test, saying so, where code inside imports a framework that is not installed."""
     try:
         yield

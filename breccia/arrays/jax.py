@@ -392,25 +392,28 @@ def map_blocks(
     if not all(w is None or n % w == 0 for n, w in zip(size, block, strict=True)):
         return convert(function(*operands, *(expand(g, block, size) for g in grids)), dtype)
     split = tuple(n for s, w in zip(size, block, strict=True) for n in ((1, s) if w is None else (s // w, w)))
-    wide = (_settled(g).reshape(tuple(n for count in g.shape for n in (count, 1))) for g in grids)
+    wide = (settled(g).reshape(tuple(n for count in g.shape for n in (count, 1))) for g in grids)
     return convert(function(*(x.reshape(split) for x in operands), *wide), dtype).reshape(size)
 
 
 @jax.custom_jvp
-def _settled(grid: Array) -> Array:
+def settled(grid: Array) -> Array:
     """`grid`, computed once for each block: XLA would compute what is cheap again for each element of the block.
 
     It does not for a division, so that the words are divided by a one of which it does not see that it is one.
     """
-    if grid.dtype.itemsize != 4:
-        return grid
-    words = bitcast(grid, "uint32")
-    return bitcast(lax.div(words, ((words & _MAGNITUDE) >> 31) | 1), grid.dtype.name)
+    if grid.dtype.itemsize == 4:
+        return bitcast(_divided_by_one(bitcast(grid, "uint32")), grid.dtype.name)
+    return _divided_by_one(convert(grid, "uint32")).astype(grid.dtype) if grid.dtype == jnp.uint8 else grid
 
 
-@_settled.defjvp
+def _divided_by_one(words: Array) -> Array:
+    return lax.div(words, ((words & _MAGNITUDE) >> 31) | 1)
+
+
+@settled.defjvp
 def _settled_jvp(primals: Any, tangents: Any) -> Any:
-    return _settled(*primals), tangents[0]
+    return settled(*primals), tangents[0]
 
 
 expand = jax_blocks.expand

@@ -183,7 +183,7 @@ def _innermost(
     outside = outer_product(xp, outer, recipe, shape, inner)
     amax = xp.bitcast(amax_bits, "float32")
     scale = scale_from_amax(amax, recipe.element, recipe.innermost.dtype, recipe.policy, outside, known)
-    return xp.reshape(scale, scale_shape(recipe.innermost, shape))
+    return xp.reshape(xp.settled(scale), scale_shape(recipe.innermost, shape))
 
 
 def _with_given_scales(
