@@ -363,9 +363,12 @@ def concat(arrays: Sequence[Array], axis: int) -> Array:
     return jnp.concatenate(list(arrays), axis)
 
 
-def block_amax_bits(x: Array, block: Block) -> Array:
+def block_amax_bits(x: Array, block: Block, finite: bool = False) -> Array:
     """Largest |x| of every block as float32 bits in uint32: NaN above infinity above every number; 0 where empty."""
-    return jax_blocks.largest(bitcast(x, "uint32") & _MAGNITUDE, block, np.uint32(0))
+    magnitude = bitcast(x, "uint32") & _MAGNITUDE
+    if finite:
+        magnitude = jnp.where(magnitude < 0x7F800000, magnitude, np.uint32(0))
+    return jax_blocks.largest(magnitude, block, np.uint32(0))
 
 
 def block_range(x: Array, block: Block) -> tuple[Array, Array]:

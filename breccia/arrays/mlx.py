@@ -24,11 +24,14 @@ from breccia.recipes import Block, Recipe, grid_shape
 
 TABLES = False
 
-CHUNK = 1 << 17
+CHUNK = 1 << 18
 """Elements handled at a time on CPU."""
 
 Array = Any
 _MAGNITUDE = 0x7FFFFFFF
+_MINUS_INFINITY = 0xFF800000 - 0x100000000
+"""As a signed word, above those of all negative numbers, -0 included, and below those of negative NaN."""
+_LIFT = 0x100000000 - 0x7F800000
 _DTYPES = {
     "bool": mx.bool_, "uint8": mx.uint8, "int8": mx.int8, "int16": mx.int16, "uint16": mx.uint16, "int32": mx.int32,
     "uint32": mx.uint32, "int64": mx.int64, "uint64": mx.uint64, "float16": mx.float16, "bfloat16": mx.bfloat16,
@@ -259,12 +262,12 @@ def _integers(x: Array, fmt: Format) -> Array:
 
 def _few_floats(x: Array, fmt: Format) -> Array:
     """How many borders between neighbouring magnitudes x lies beyond; a border goes to the even code. NaN is none."""
-    magnitude, bits = mx.abs(x), x.view(mx.uint32)
-    signed = (bits > 0x7FFFFFFF) & (bits <= 0xFF800000)
-    codes = signed.astype(mx.uint8) * (1 << (fmt.bits - 1))
+    magnitude, negative = mx.abs(x), x.view(mx.int32) <= _MINUS_INFINITY
+    codes = negative.view(mx.uint8) * (1 << (fmt.bits - 1))
     for below in range(fmt.max_code):
         border = float(fmt.decode_code(below) + fmt.decode_code(below + 1)) / 2
-        codes = codes + (magnitude > border if below % 2 == 0 else magnitude >= border)
+        beyond = magnitude > border if below % 2 == 0 else magnitude >= border
+        codes = codes + beyond.view(mx.uint8)
     return codes
 
 
@@ -320,14 +323,20 @@ def _blocks(x: Array, block: Block, empty: int) -> tuple[Array, tuple[int, ...]]
     return x.reshape(split), tuple(range(1, len(split), 2))
 
 
-def block_amax_bits(x: Array, block: Block) -> Array:
+def block_amax_bits(x: Array, block: Block, finite: bool = False) -> Array:
     """Largest |x| of every block as float32 bits in uint32: NaN above infinity above every number; 0 where empty."""
     if x.size == 0:
         return mx.zeros(grid_shape(shape(x), block), mx.uint32)
-    if block and block[0] is None:
-        return mx.max(*_blocks(x.view(mx.uint32) & _MAGNITUDE, block, 0))
-    parts = [x[rows].view(mx.uint32) & _MAGNITUDE for rows, _ in _pieces(shape(x), block)]
-    return concat([mx.max(*_blocks(part, block, 0)) for part in parts], 0)
+    found: list[Array] = []
+    for rows, _ in _pieces(shape(x), block):
+        magnitude = x[rows].view(mx.uint32) & _MAGNITUDE
+        # What is not finite becomes the least of all words, by the shift that takes the largest finite to the top.
+        words = magnitude + _LIFT if finite else magnitude
+        found.append(mx.max(*_blocks(words, block, 0)))
+    whole = concat(found, 0)
+    if block[0] is None and len(found) > 1:
+        whole = mx.max(whole, 0, keepdims=True)
+    return mx.where(whole >= _LIFT, whole - _LIFT, mx.array(0, mx.uint32)) if finite else whole
 
 
 def block_range(x: Array, block: Block) -> tuple[Array, Array]:

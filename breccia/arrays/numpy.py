@@ -262,7 +262,7 @@ def cut_grid(array: Array, axis: int, piece: slice) -> Array:
     return array if array.shape[axis] == 1 else array[(slice(None),) * axis + (piece,)]
 
 
-def block_amax_bits(x: Array, block: Block) -> Array:
+def block_amax_bits(x: Array, block: Block, finite: bool = False) -> Array:
     """Largest |x| of every block as float32 bits in uint32: NaN above infinity above every number; 0 where empty."""
     out = np.zeros(grid_shape(x.shape, block), np.uint32)
     for array, grid, split in whole_block_parts(x.shape, block):
@@ -270,7 +270,10 @@ def block_amax_bits(x: Array, block: Block) -> Array:
         inner = tuple(range(1, len(split), 2))
         for axis, piece in chunks(split):
             chunk = np.ascontiguousarray(view[(slice(None),) * axis + (piece,)]).view(np.uint32)
-            largest = _largest(chunk & np.uint32(0x7FFFFFFF), inner)
+            magnitude = chunk & np.uint32(0x7FFFFFFF)
+            if finite:
+                magnitude[magnitude >= np.uint32(0x7F800000)] = 0
+            largest = _largest(magnitude, inner)
             goal = cut_grid(target, axis, piece)
             np.maximum(goal, largest, out=goal)
     return out

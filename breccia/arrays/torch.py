@@ -303,8 +303,10 @@ def _spread(grid: Array, part: tuple[slice, ...]) -> Array:
     return cut.reshape(tuple(n for size in cut.shape for n in (size, 1)))
 
 
-def block_amax_bits(x: Array, block: Block) -> Array:
+def block_amax_bits(x: Array, block: Block, finite: bool = False) -> Array:
     """Largest |x| of every block as float32 bits in int32: NaN above infinity above every number; 0 where empty."""
+    if finite:
+        x = torch.where(x.abs() < float("inf"), x, 0.0)
     grid = grid_shape(tuple(x.shape), block)
     if not concrete(x):
         return _reduced((x.view(torch.int32) & _MAGNITUDE), block, torch.amax, 0)

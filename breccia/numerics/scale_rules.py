@@ -39,8 +39,7 @@ def finite_amax(x: Any, block: Block | None) -> Array:
     """`block_amax` of the finite values alone: what outer levels see, so that one NaN poisons only its own block."""
     xp = namespace(x)
     x = xp.as_float32(x)
-    finite = (xp.bitcast(x, "uint32") & f32.MAGNITUDE) < f32.INFINITY
-    return block_amax(xp.where(finite, x, 0.0), block)
+    return xp.bitcast(xp.block_amax_bits(x, resolve_block(block, rank_of(xp, x)), True), "float32")
 
 
 def rank_of(xp: Primitives, x: Array) -> int:
