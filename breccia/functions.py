@@ -10,7 +10,6 @@ not widen arrays. A `ScaledTensor` is accepted where a function says so; elsewhe
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib import import_module
@@ -23,7 +22,7 @@ from breccia.arrays import foreign, namespace, numpy_dtype, whole
 from breccia.arrays.namespaces import array_functions
 from breccia.errors import DTypeError, ShapeError
 from breccia.frontend.compile import CompiledFunction
-from breccia.frontend.keys import one_library
+from breccia.frontend.keys import one_library, traced
 from breccia.recipes import Recipe
 from breccia.tensor import ScaledTensor
 
@@ -50,7 +49,7 @@ def cast(x: Any, recipe: Recipe, axis: int = -1, dtype: Any = None, seed: Any = 
     >>> cast(np.ones((256, 64), np.float32), recipes.mxfp8_e4m3, axis=0).scale.shape
     (8, 64)
     """
-    if _traced(x, seed, scale):
+    if traced(x, seed, scale):
         return _call(_SCALED, "cast", x, recipe, axis, dtype, seed, scale)
     return tensor.cast_array(x, recipe, axis, dtype, seed, scale)
 
@@ -63,7 +62,7 @@ def dequantize(st: Any, dtype: Any = None) -> Any:
     >>> dequantize(cast([[1.0, 2.0]], recipes.mxfp4)).tolist()
     [[1.0, 2.0]]
     """
-    if _traced(st):
+    if traced(st):
         return _call(_SCALED, "dequantize", st, dtype)
     return _scaled(st, "dequantize").dequantize(dtype)
 
@@ -76,7 +75,7 @@ def requantize(st: Any, recipe: Recipe, axis: int = -1, seed: Any = None) -> Any
     >>> requantize(cast([[1.0, 2.0]], recipes.mxfp8_e4m3), recipes.mxfp4).bits_per_value > 4
     True
     """
-    if _traced(st, seed):
+    if traced(st, seed):
         return _call(_SCALED, "requantize", st, recipe, axis, seed)
     return tensor.requantize(_scaled(st, "requantize"), recipe, axis, seed)
 
@@ -99,7 +98,7 @@ def matmul(a: Any, b: Any, out_dtype: Any = np.float32) -> Any:
     >>> matmul(np.ones((2, 64), np.float32), w)[0, :3].tolist()
     [1.0, 1.0, 1.0]
     """
-    if _traced(a, b):
+    if traced(a, b):
         return _call(_SCALED, "matmul", _narrowed(a), _narrowed(b), out_dtype)
     left, right = _narrowed(_operand(a)), _narrowed(_operand(b))
     return _run(_SCALED, "matmul", (left, right), out_dtype=_dtype(out_dtype))
@@ -114,7 +113,7 @@ def grouped_matmul(x: Any, w: Any, offsets: Any, out_dtype: Any = np.float32) ->
     >>> grouped_matmul(np.ones((3, 2), np.float32), np.ones((2, 2, 1), np.float32), np.array([0, 1, 3])).tolist()
     [[2.0], [2.0], [2.0]]
     """
-    if _traced(x, w, offsets):
+    if traced(x, w, offsets):
         return _call(_SCALED, "grouped_matmul", _narrowed(x), _narrowed(w), offsets, out_dtype)
     operands = (_narrowed(_operand(x)), _narrowed(_operand(w)), _array(offsets))
     return _run(_SCALED, "grouped_matmul", operands, out_dtype=_dtype(out_dtype))
@@ -328,7 +327,7 @@ def concat(arrays: Sequence[Any], axis: int = 0) -> Any:
     >>> concat([np.ones(2), np.zeros(1)]).tolist()
     [1.0, 1.0, 0.0]
     """
-    if _traced(*arrays):
+    if traced(*arrays):
         return _call(_SHAPES, "concat", list(arrays), axis)
     if all(isinstance(a, ScaledTensor) for a in arrays):
         return tensor.concat(arrays, axis)
@@ -350,7 +349,7 @@ def reshape(x: Any, *shape: Any) -> Any:
     (3, 2)
     """
     wanted = tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], tuple | list) else shape
-    if _traced(x, *wanted):
+    if traced(x, *wanted):
         return _call(_SHAPES, "reshape", x, wanted)
     try:
         return x.reshape(*wanted) if isinstance(x, ScaledTensor) else _array(x).reshape(wanted)
@@ -367,7 +366,7 @@ def transpose(x: Any, axes: Any = None) -> Any:
     >>> transpose(np.zeros((2, 3))).shape
     (3, 2)
     """
-    if _traced(x):
+    if traced(x):
         return _call(_SHAPES, "transpose", x, axes)
     if isinstance(x, ScaledTensor):
         return x.transpose() if axes is None else x.transpose(*axes)
@@ -386,7 +385,7 @@ def broadcast_to(x: Any, shape: Sequence[Any]) -> Any:
     >>> broadcast_to(np.ones(3), (2, 3)).shape
     (2, 3)
     """
-    if _traced(x, *shape):
+    if traced(x, *shape):
         from breccia.frontend.shapes import as_dim
 
         sizes = [s if isinstance(s, int) else as_dim(s.trace, s, "broadcast_to") for s in shape]
@@ -399,12 +398,6 @@ def broadcast_to(x: Any, shape: Sequence[Any]) -> Any:
 
 
 # -- tracing or running ------------------------------------------------------------------------------------------------
-
-
-def _traced(*things: Any) -> bool:
-    """True where one of `things` is traced. Nothing can be before the tracer is loaded, which loads xDSL."""
-    tracer = sys.modules.get("breccia.frontend.tracer")
-    return tracer is not None and tracer.traced(*things)
 
 
 def _call(module: str, name: str, *args: Any, **kwargs: Any) -> Any:
@@ -430,7 +423,7 @@ def _run(module: str, name: str, operands: tuple[Any, ...], *static: Any, **opti
 
 def apply_operation(module: str, name: str, operands: tuple[Any, ...], *static: Any, **options: Any) -> Any:
     """One operation, traced if an operand is, else run."""
-    if _traced(*operands):
+    if traced(*operands):
         return _call(module, name, *static, *operands, **options)
     return _run(module, name, tuple(None if x is None else _plain(x, name) for x in operands), *static, **options)
 

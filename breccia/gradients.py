@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from breccia import tensor
 from breccia.arrays import Array, Primitives, foreign, namespace, whole
 from breccia.errors import ShapeError
+from breccia.frontend.keys import traced
 from breccia.numerics.decode import element_range
 from breccia.numerics.storage import storage_dtype
 from breccia.recipes import Recipe
@@ -31,7 +31,7 @@ def cast_ste(x: Any, recipe: Recipe, axis: int = -1, seed: Any = None) -> Any:
     >>> cast_ste(np.array([[1.0, 1.1]], np.float32), recipes.mxfp4).tolist()
     [[1.0, 1.0]]
     """
-    if _traced(x, seed):
+    if traced(x, seed):
         from breccia.frontend import scaled
 
         return scaled.round_trip(x, recipe, axis, seed)
@@ -63,7 +63,7 @@ def cast_ste_clipped(
     """
     if clip_min is not None and clip_max is not None and clip_min > clip_max:
         raise ShapeError(f"cast_ste_clipped: clip_min {clip_min} is above clip_max {clip_max}")
-    if _traced(x, seed):
+    if traced(x, seed):
         from breccia.frontend import scaled
 
         return scaled.round_trip_clipped(x, recipe, clip_min, clip_max, axis, seed)
@@ -115,9 +115,3 @@ def _array(x: Any) -> tuple[Primitives, Array]:
 
     xp = namespace(x)
     return xp, x if foreign(x) else np.asarray(x)
-
-
-def _traced(*things: Any) -> bool:
-    """True where one of `things` is traced. Nothing can be before the tracer is loaded, which loads xDSL."""
-    tracer = sys.modules.get("breccia.frontend.tracer")
-    return tracer is not None and tracer.traced(*things)

@@ -121,12 +121,17 @@ def one_library(leaves: Sequence[Any]) -> str:
     return next(iter(found), "numpy")
 
 
+def traced(*things: Any) -> bool:
+    """True where one of `things` is traced. Nothing can be before the tracer is loaded, which loads xDSL."""
+    tracer = sys.modules.get("breccia.frontend.tracer")
+    return tracer is not None and tracer.traced(*things)
+
+
 def as_array(x: Any) -> Array:
     """`x` as an array where it is one in other clothes: a NumPy number, a subclass of ndarray."""
     if isinstance(x, np.generic | np.ndarray):
         return np.asarray(x)
-    tracer = sys.modules.get("breccia.frontend.tracer")
-    if tracer is not None and tracer.traced(x):
+    if traced(x):
         raise InlineError("an argument is traced")
     where = "an argument of a compiled function"
     if isinstance(x, ScaledTensor):

@@ -217,6 +217,49 @@ def test_gradient_of_matmul_to_its_plain_operand():
     assert np.allclose(batched[1], 2 * breccia.matmul(x, w.T), rtol=1e-5)
 
 
+# -- products of casts -------------------------------------------------------------------------------------------------
+
+
+def quantized_layer(x, w):
+    return breccia.matmul(breccia.cast_ste(x, recipes.mxfp8_e4m3), w)
+
+
+@pytest.fixture
+def layer():
+    """Inputs [4, 8, 64] and weights [64, 16] in JAX, and the product that is right, from NumPy."""
+    x, w = example(), cast_array(example((64, 16), 1), recipes.nvfp4, axis=0)
+    values = cast_array(x, recipes.mxfp8_e4m3).dequantize().astype(np.float64) @ w.dequantize().astype(np.float64)
+    return jnp.asarray(x), w.to("jax"), values
+
+
+def test_products_under_jit_vmap_and_scan(layer):
+    x, w, expected = layer
+    found = {
+        "eager": quantized_layer(x, w),
+        "jit": jax.jit(quantized_layer)(x, w),
+        "vmap": jax.jit(jax.vmap(quantized_layer, (0, None)))(x, w),
+        "scan": lax.scan(lambda c, v: (c, quantized_layer(v, w)), 0, x)[1],
+    }
+    for name, y in found.items():
+        np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def test_products_have_gradients_forward_and_back(layer):
+    x, w, _ = layer
+    dense = w.dequantize()
+    direction = jnp.asarray(example(seed=2))
+    _, tangent = jax.jit(lambda v, d: jax.jvp(lambda u: quantized_layer(u, w), (v,), (d,)))(x, direction)
+    np.testing.assert_allclose(tangent, direction @ dense, rtol=1e-4, atol=1e-4)
+    gradient = jax.jit(jax.grad(lambda v: quantized_layer(v, w).sum()))(x)
+    np.testing.assert_allclose(gradient, jnp.broadcast_to(dense.sum(1), x.shape), rtol=1e-4, atol=1e-4)
+
+
+def test_products_are_exported(layer):
+    x, w, expected = layer
+    written = jax.export.export(jax.jit(quantized_layer))(jax.ShapeDtypeStruct(x.shape, x.dtype), w).serialize()
+    np.testing.assert_allclose(jax.export.deserialize(written).call(x, w), expected, rtol=1e-4, atol=1e-4)
+
+
 # -- exported and sharded ----------------------------------------------------------------------------------------------
 
 
@@ -246,7 +289,7 @@ def test_descriptions_hold_nothing_but_descriptions():
 
 
 SHARDED = """
-import numpy as np, jax, jax.numpy as jnp
+import breccia, numpy as np, jax, jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from breccia import recipes
 from breccia.tensor import cast_array
@@ -261,6 +304,12 @@ for recipe in (recipes.mxfp8_e4m3, recipes.mxfp4):
     assert np.array_equal(jax.jit(parts)(st), expected.dequantize())
     assert st.data.shape == expected.data.shape and st.device is None
     assert np.array_equal(st.data, expected.data) and np.array_equal(st.scale, expected.scale)
+w = cast_array(x[0].T.copy(), recipes.mxfp4, axis=0)
+f = lambda x, w: breccia.matmul(cast_array(x, recipes.mxfp8_e4m3), w)
+y = jax.jit(jax.shard_map(f, mesh=mesh, in_specs=(P("d"), P()), out_specs=P("d")))(jnp.asarray(x), w.to("jax"))
+assert len(y.sharding.device_set) == 2
+right = cast_array(x, recipes.mxfp8_e4m3).dequantize().astype(np.float64) @ w.dequantize()
+np.testing.assert_allclose(y, right, rtol=1e-4, atol=1e-4)
 print("same bits on", len(jax.devices()), "devices")
 """
 
