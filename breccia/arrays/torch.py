@@ -74,15 +74,19 @@ def device(x: Array) -> torch.device:
     return x.device
 
 
-def concrete(x: Array) -> bool:
-    """True for an ordinary tensor in the host's memory outside any trace: its values may be read at no cost."""
+def ordinary(x: Array) -> bool:
+    """True for a tensor outside any trace."""
     return (
         type(x) in (torch.Tensor, torch.nn.Parameter)
-        and x.device.type == "cpu"
         and not torch.compiler.is_compiling()
         and torch._C._len_torch_dispatch_stack() == 0  # pyright: ignore[reportAttributeAccessIssue]
         and not torch._C._functorch.is_functorch_wrapped_tensor(x)  # pyright: ignore[reportAttributeAccessIssue]
     )
+
+
+def concrete(x: Array) -> bool:
+    """True for an ordinary tensor in the host's memory: its values may be read at no cost."""
+    return x.device.type == "cpu" and ordinary(x)
 
 
 # -- known values ------------------------------------------------------------------------------------------------------
@@ -194,9 +198,10 @@ def _constant(data: bytes, dtype: str, place: torch.device) -> Array:
 
 def _table(table: Any, like: Array) -> Array:
     array = np.ascontiguousarray(table)
-    if not concrete(like) and like.device.type in ("cpu", "meta"):
-        return torch.tensor(array.tolist(), dtype=_DTYPES[array.dtype.name], device=like.device)
-    return _constant(array.tobytes(), array.dtype.name, like.device)
+    if ordinary(like):
+        return _constant(array.tobytes(), array.dtype.name, like.device)
+    # What is made in a trace belongs to it, and must not be kept.
+    return torch.tensor(array.tolist(), dtype=_DTYPES[array.dtype.name], device=like.device)
 
 
 def take(table: Any, index: Array) -> Array:
