@@ -23,7 +23,8 @@ test: $(VENV)/.test ## run every test that needs no accelerator (ARGS="tests/ir 
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 	$(if $(ARGS),,$(MAKE) without)
 
-without: $(VENV)/.test ## run tests as if PyTorch, JAX, MLX or all of them were not installed; make test ends with it
+# The end of `make test`: as if PyTorch, JAX, MLX, or all of them, were not installed.
+without: $(VENV)/.test
 	@set -e; for names in torch jax mlx "torch jax mlx"; do echo "== without $$names"; \
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --ignore tests/frontend/test_jax_functions.py \
 	$$(printf -- '--without %s ' $$names) $(WITHOUT) $(ARGS); done

@@ -42,6 +42,12 @@ _MAGNITUDE = 0x7FFFFFFF
 
 def as_float32(x: Any) -> Array:
     """`x` as float32: exact from 8- and 16-bit types, to nearest even from float64 and integers."""
+    if x.layout is not torch.strided or x.is_nested:
+        kind = "nested" if x.is_nested else "sparse"
+        raise DTypeError(
+            f"cannot quantize a {kind} tensor (layout {x.layout}); allowed: strided tensors; make it one with "
+            f"{'x.to_padded_tensor(0.0)' if x.is_nested else 'x.to_dense()'}"
+        )
     if x.dtype is torch.float32:
         return x
     if x.is_complex() or x.is_quantized or dtype_name(x) == "float8_e8m0fnu" or dtype_name(x).endswith("_x2"):

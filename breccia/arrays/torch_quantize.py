@@ -75,7 +75,7 @@ def quantize(x: Array, recipe: Recipe) -> tuple[Array, tuple[Array, ...]] | None
 
     x: an ordinary tensor in the host's memory.
     """
-    if x.dtype not in _FLOATS or not x.is_contiguous():
+    if x.dtype not in _FLOATS or x.layout is not torch.strided or not x.is_contiguous():
         return None
     plan = _plan(recipe.token, x.shape)
     if plan is None:
