@@ -144,6 +144,18 @@ def test_fake_tensors_have_the_shapes():
         assert st.dequantize().shape == (4, 64)
 
 
+def test_what_a_trace_made_for_a_gpu_is_not_kept():
+    """Tables of constants are kept for each device, but those that a trace made belong to it."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from breccia.arrays.torch import _table
+
+    for _ in range(2):
+        with FakeTensorMode() as mode:
+            table = _table(np.arange(4, dtype=np.float32), torch.empty(1, device="cuda"))
+        assert table.fake_mode is mode
+
+
 def test_a_policy_that_looks_at_values_cannot_be_traced():
     from torch._subclasses.fake_tensor import FakeTensorMode
 
