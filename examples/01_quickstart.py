@@ -33,11 +33,11 @@ def main(library: str = "numpy") -> None:
     print("scales", tuple(w.scale.shape), w.scale.dtype)
 
     # 3. Decode, and see how large the error is.
-    error = np.abs(to_numpy(w.dequantize()) - w_numpy).max() / np.abs(w_numpy).max()
+    error = np.abs(np.asarray(w.dequantize()) - w_numpy).max() / np.abs(w_numpy).max()
     print(f"largest error relative to the largest weight: {error:.4f}")
 
     # 4. Multiply. Scaled tensors and plain arrays mix.
-    y = to_numpy(breccia.matmul(x, w))
+    y = np.asarray(breccia.matmul(x, w))
     print(f"cosine with the product in float32: {cosine(y, x_numpy @ w_numpy):.6f}")
 
     # 5. Every library gives the same bytes.
@@ -68,10 +68,6 @@ def array(x: np.ndarray, library: str):
 
         return mx.array(x)
     return x
-
-
-def to_numpy(x) -> np.ndarray:
-    return np.asarray(x)
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
