@@ -8,6 +8,14 @@ from contextlib import contextmanager
 import pytest
 
 FRAMEWORKS = {"torch", "jax", "mlx", "triton"}
+MODULES = {"numpy": "numpy", "torch": "torch", "jax": "jax", "mlx": "mlx.core"}
+"""The array libraries, and the module of each that has its arrays."""
+
+
+def need(*libraries: str) -> None:
+    """Skip the test, saying so, where one of these array libraries is not installed."""
+    for name in libraries:
+        pytest.importorskip(MODULES[name])
 
 
 @contextmanager

@@ -10,9 +10,9 @@ from types import ModuleType
 import pytest
 
 from breccia import recipes
+from tests.optional import MODULES, need
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-MODULES = {"numpy": "numpy", "torch": "torch", "jax": "jax", "mlx": "mlx.core"}
 
 
 def example(name: str) -> ModuleType:
@@ -31,7 +31,7 @@ def test_every_example_is_tested() -> None:
 
 @pytest.mark.parametrize("library", MODULES)
 def test_quickstart(library: str, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip(MODULES[library])
+    need(library)
     example("01_quickstart").main(library)
     printed = capsys.readouterr().out
     assert "8.25 bits per value" in printed
@@ -41,7 +41,7 @@ def test_quickstart(library: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("library", ["torch", "jax"])
 def test_recipe_portable_training(library: str, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip(MODULES[library])
+    need(library)
     example("02_recipe_portable_training").main(library, recipes.mxfp8_e4m3, recipes.nvfp4, steps=40)
     printed = capsys.readouterr().out
     before, full, trained, shipped, rounded = map(float, re.findall(r"(\d\.\d+) nats", printed))

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 import breccia
-
-FRAMEWORKS = {"torch", "jax", "mlx", "triton"}
+from tests.optional import FRAMEWORKS
 
 
 def child(code: str) -> object:

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from breccia.recipes import all_recipes
+from tests.optional import FRAMEWORKS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "breccia"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 MAX_FILE_LINES = 600
 MAX_FUNCTION_LINES = 80
-FRAMEWORKS = {"torch", "jax", "mlx", "triton"}
 EDGES = (
     "arrays/torch.py",
     "arrays/torch_encode.py",

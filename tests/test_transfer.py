@@ -12,16 +12,11 @@ from breccia import recipes
 from breccia.arrays import namespace
 from breccia.errors import DTypeError, UnsupportedError
 from breccia.tensor import ScaledTensor
+from tests.optional import need
 
 LIBRARIES = ("numpy", "torch", "jax", "mlx")
 RECIPES = breccia.all_recipes()
-MODULES = {"torch": "torch", "jax": "jax", "mlx": "mlx.core", "numpy": "numpy"}
 PAIRS = list(product(LIBRARIES, LIBRARIES))
-
-
-def need(*libraries: str) -> None:
-    for name in libraries:
-        pytest.importorskip(MODULES[name])
 
 
 def example(recipe) -> ScaledTensor:

@@ -29,17 +29,18 @@ def block_amax(x: Any, block: Block | None) -> Array:
     >>> block_amax([[1.0, -3.0, 2.0]], (1, 2)).tolist()
     [[3.0, 2.0]]
     """
-    xp = namespace(x)
-    x = xp.as_float32(x)
-    bits = xp.block_amax_bits(x, resolve_block(block, rank_of(xp, x)))
-    return xp.bitcast(bits, "float32")
+    return _amax(x, block, finite=False)
 
 
 def finite_amax(x: Any, block: Block | None) -> Array:
     """`block_amax` of the finite values alone: what outer levels see, so that one NaN poisons only its own block."""
+    return _amax(x, block, finite=True)
+
+
+def _amax(x: Any, block: Block | None, finite: bool) -> Array:
     xp = namespace(x)
     x = xp.as_float32(x)
-    return xp.bitcast(xp.block_amax_bits(x, resolve_block(block, rank_of(xp, x)), True), "float32")
+    return xp.bitcast(xp.block_amax_bits(x, resolve_block(block, rank_of(xp, x)), finite), "float32")
 
 
 def rank_of(xp: Primitives, x: Array) -> int:

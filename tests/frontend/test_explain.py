@@ -10,6 +10,7 @@ import pytest
 
 import breccia
 from breccia import recipes
+from tests.optional import need
 
 X = np.ones((40, 256), np.float32)
 
@@ -39,7 +40,7 @@ def test_one_block_for_each_kernel_with_lines_and_fusion() -> None:
 
 @pytest.mark.parametrize("library", ["torch", "jax", "mlx"])
 def test_the_library_is_named(library: str) -> None:
-    pytest.importorskip({"mlx": "mlx.core"}.get(library, library))
+    need(library)
     x = breccia.arrays.primitives_of(library).from_numpy(X)
     assert report(breccia.silu, x).startswith(f"silu for numpy on arrays of {library}: 1 kernel\n")
 
