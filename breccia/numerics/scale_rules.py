@@ -248,8 +248,9 @@ def poison(xp: Primitives, scales: Array, bad: Array, dtype: Format) -> Array:
     """Stored scales with NaN where `bad`."""
     if xp.surely_none(bad):
         return scales
-    width = max(8, dtype.bits)
-    return stored(xp, _poisoned(xp, xp.bitcast(scales, f"uint{width}"), bad, dtype), dtype)
+    # As words: libraries compute little on 16-bit integers.
+    codes = xp.convert(xp.bitcast(scales, f"uint{max(8, dtype.bits)}"), "uint32")
+    return stored(xp, _poisoned(xp, codes, bad, dtype), dtype)
 
 
 def _poisoned(xp: Primitives, codes: Array, bad: Array, dtype: Format) -> Array:
