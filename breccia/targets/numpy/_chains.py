@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from xdsl.dialects.builtin import f32
 from xdsl.ir import Block, Operation, SSAValue
 
+from breccia.codegen.lines import tensor_type
 from breccia.formats import Format
 from breccia.ir.array_ops import BinaryOp, ConvertOp
 from breccia.ir.tile_ops import ExpandOp, UnpackOp
 from breccia.ir.types import format_of
-from breccia.targets.numpy._region import tensor_type
 
 Spread = tuple[SSAValue, tuple[int | None, ...]]
 """A value for each block, and the elements of a block along each axis: None where one entry serves the axis."""

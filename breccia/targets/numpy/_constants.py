@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+from breccia.codegen.names import quoted
 from breccia.recipes import Policy, Recipe
-from breccia.targets.numpy.names import quoted
 
 
 class Constants:

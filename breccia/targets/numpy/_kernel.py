@@ -8,17 +8,17 @@ from collections.abc import Sequence
 
 from xdsl.ir import Block, SSAValue
 
+from breccia.codegen.lines import docstring, kernel_symbols, tensor_type
+from breccia.codegen.names import RESERVED, Names, quoted
 from breccia.errors import UnsupportedError
 from breccia.ir import dims
 from breccia.ir.kernel import KernelOp
 from breccia.ir.ops import YieldOp
 from breccia.ir.tiling import GridDim, Window
-from breccia.ir.types import DimsAttr
 from breccia.targets.numpy._chains import find_chains
 from breccia.targets.numpy._constants import Constants
 from breccia.targets.numpy._ops import write, write_chain
-from breccia.targets.numpy._region import Region, docstring, tensor_type
-from breccia.targets.numpy.names import RESERVED, Names, quoted
+from breccia.targets.numpy._region import Region
 
 
 def kernel_function(kernel: KernelOp, name: str, constants: Constants) -> tuple[str, list[str]]:
@@ -31,37 +31,15 @@ def kernel_function(kernel: KernelOp, name: str, constants: Constants) -> tuple[
     return f"def {name}({parameters}):\n{doc}{writer.region.text()}", symbols
 
 
-def _symbols(kernel: KernelOp) -> list[str]:
-    """Every symbol that a kernel mentions; grid dimensions are not symbols."""
-    found: set[str] = set()
-    t = kernel.tiles
-    windows = [w for w in (*t.inputs, *t.outputs) if w is not None]
-    for w in windows:
-        found.update(*(dims.symbols(d) for d in (*w.index, *(b for b in w.block if b is not None))))
-        if w.segment is not None:
-            found.update(dims.symbols(w.segment.base), dims.symbols(w.segment.limit))
-    found.update(*(dims.symbols(d.extent) for d in t.grid))
-    for value in (*kernel.args, *kernel.outs):
-        found.update(*(dims.symbols(d) for d in tensor_type(value.type).shape))
-    for op in kernel.walk():
-        for attribute in op.properties.values():
-            if isinstance(attribute, DimsAttr):
-                found.update(*(dims.symbols(d) for d in attribute.data))
-        for value in op.results:
-            if not isinstance(op, KernelOp):
-                found.update(*(dims.symbols(d) for d in tensor_type(value.type).shape))
-    return sorted(found - {d.name for d in t.grid})
-
-
 class _Kernel:
     """Writes one kernel. Invariant: inside `region`, grid dimensions of extent 1 stand as 0."""
 
     def __init__(self, kernel: KernelOp, constants: Constants) -> None:
         self.kernel, self.tiles = kernel, kernel.tiles
-        self.region = Region(Names(RESERVED), constants, lambda i: self.operands[i])
+        self.region = Region(Names(RESERVED), constants, lambda i, entry: f"int({self.operands[i]}[{entry}])")
         self.region.clip = self._clip
         self.operands = [self.region.bind(a, a.name_hint or f"arg{i}") for i, a in enumerate(kernel.args)]
-        for symbol in _symbols(kernel):
+        for symbol in kernel_symbols(kernel):
             self.region.sizes.symbol(symbol, self.region.names.fresh(symbol))
 
     def write(self) -> None:

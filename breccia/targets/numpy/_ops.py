@@ -7,12 +7,13 @@ from typing import Any
 
 from xdsl.ir import Operation, SSAValue
 
+from breccia.codegen.lines import origin, tensor_type
+from breccia.codegen.names import comment, quoted
 from breccia.errors import UnsupportedError
 from breccia.ir.rewriting import show_location
 from breccia.ir.types import TensorType, format_of, is_float
 from breccia.targets.numpy._chains import Chain
-from breccia.targets.numpy._region import Region, origin, tensor_type
-from breccia.targets.numpy.names import comment, quoted
+from breccia.targets.numpy._region import Region
 
 _UNARY = {
     "neg": "-{x}", "rsqrt": "1 / xp.sqrt({x})", "reciprocal": "1 / {x}", "square": "{x} * {x}", "isnan": "{x} != {x}",

@@ -4,48 +4,14 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-from xdsl.ir import Attribute, Operation, SSAValue
+from xdsl.ir import Operation, SSAValue
 
-from breccia.ir import dims
+from breccia.codegen.lines import Sizes, origin, tensor_type
+from breccia.codegen.names import Names, quoted, size_text
 from breccia.ir.dims import Dim
-from breccia.ir.rewriting import show_location
-from breccia.ir.types import TensorType
 from breccia.targets.numpy._constants import Constants
-from breccia.targets.numpy.names import Names, comment, quoted, size_text
-
-
-class Sizes(Mapping[str, str]):
-    """Spellings of symbols and grid dimensions. Invariant: `used` holds the symbols asked for so far."""
-
-    def __init__(self) -> None:
-        self._texts: dict[str, str] = {}
-        self._symbols: set[str] = set()
-        self.used: set[str] = set()
-
-    def symbol(self, name: str, text: str) -> None:
-        self._texts[name] = text
-        self._symbols.add(name)
-
-    def grid(self, name: str, text: str) -> None:
-        self._texts[name] = text
-        self._symbols.discard(name)
-
-    def __getitem__(self, name: str) -> str:
-        text = self._texts[name]
-        if name in self._symbols:
-            self.used.add(name)
-        return text
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._texts
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._texts)
-
-    def __len__(self) -> int:
-        return len(self._texts)
 
 
 class Region:
@@ -54,7 +20,7 @@ class Region:
     `literals` has no line of its own.
     """
 
-    def __init__(self, names: Names, constants: Constants, table: Callable[[int], str] | None = None) -> None:
+    def __init__(self, names: Names, constants: Constants, table: Callable[[int, str], str] | None = None) -> None:
         self.names, self.constants, self.table = names, constants, table
         self.sizes = Sizes()
         self.fresh: set[SSAValue] = set()
@@ -152,38 +118,3 @@ class Region:
 
     def text(self) -> str:
         return "\n".join(self._lines)
-
-
-def origin(op: Operation, name: str) -> str:
-    """Where a line comes from: the IR's name of its value if it goes by another here, and the user's line."""
-    hints = [r.name_hint for r in op.results if r.name_hint]
-    parts = [f"%{h}" for h in hints if h != name and h not in name.split(", ")]
-    where = show_location(op).replace("\\", "/").rpartition("/")[2]
-    return comment(" ".join([*parts, *([where] if where else [])]))
-
-
-def tensor_type(type_: Attribute) -> TensorType:
-    """`type_` as a plain tensor; tiled modules hold nothing else."""
-    if isinstance(type_, TensorType):
-        return type_
-    from breccia.errors import UnsupportedError
-
-    raise UnsupportedError(f"numpy: emits tiled modules, which hold plain components alone, not {comment(str(type_))}")
-
-
-def shown(name: str, type_: Attribute) -> str:
-    """`x: [M, 128] bf16`, for docstrings."""
-    t = tensor_type(type_)
-    return comment(f"{name}: [{', '.join(map(dims.show, t.shape))}] {t.dtype}")
-
-
-def docstring(name: str, arguments: Sequence[SSAValue], results: Sequence[Attribute], about: str = "") -> str:
-    """A docstring that says what a function takes and gives: one line, or one for each argument."""
-    given = [shown(a.name_hint or f"arg{i}", a.type) for i, a in enumerate(arguments)]
-    gives = ", ".join(shown("", r).removeprefix(": ") for r in results) or "nothing"
-    tail = f"  {comment(about)}" if about else ""
-    line = f'"""{comment(name)}({", ".join(given)}) -> {gives}{tail}"""'
-    if len(line) <= 110:
-        return f"    {line}\n"
-    lines = [f'"""{comment(name)}{tail}', "", *given, f"-> {gives}", '"""']
-    return "".join(f"    {text}".rstrip() + "\n" for text in lines)

@@ -24,17 +24,17 @@ from __future__ import annotations
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import FuncOp, ReturnOp
 
+from breccia.codegen.lines import docstring, solve
+from breccia.codegen.names import RESERVED, Names, comment, entry_name
 from breccia.errors import UnsupportedError
 from breccia.ir import dims
-from breccia.ir.dims import Dim
 from breccia.ir.kernel import KernelOp
 from breccia.ir.rewriting import functions, show_location
 from breccia.ir.types import TensorType
 from breccia.targets.numpy._constants import Constants
 from breccia.targets.numpy._kernel import kernel_function
 from breccia.targets.numpy._ops import write
-from breccia.targets.numpy._region import Region, docstring
-from breccia.targets.numpy.names import RESERVED, Names, comment, entry_name
+from breccia.targets.numpy._region import Region
 
 HEADER = "import numpy as np\n\nfrom breccia.targets.numpy import runtime\n"
 
@@ -91,7 +91,7 @@ class _Function:
             (d, a, i) for a in self.function.args if isinstance(a.type, TensorType) for i, d in enumerate(a.type.shape)
         ]
         for dim, value, axis in sorted(axes, key=lambda entry: not isinstance(entry[0], dims.Sym)):
-            solved = _solve(dim, f"{region[value]}.shape[{axis}]")
+            solved = solve(dim, f"{region[value]}.shape[{axis}]")
             if solved is not None and solved[0] not in found:
                 found[solved[0]] = solved[1]
                 region.sizes.symbol(solved[0], region.names.fresh(solved[0]))
@@ -108,14 +108,3 @@ class _Function:
         where = show_location(op).replace("\\", "/").rpartition("/")[2]
         region.line(f"{', '.join(outs)} = {name}({arguments})", comment(where))
         return source
-
-
-def _solve(dim: Dim, text: str) -> tuple[str, str] | None:
-    """(symbol, its value in Python) where `dim` is a symbol times or plus constants; `text` is the size itself."""
-    if isinstance(dim, dims.Sym):
-        return dim.name, text
-    if isinstance(dim, dims.Op) and isinstance(dim.right, int) and dim.kind in ("mul", "add", "sub"):
-        sign = {"mul": "//", "add": "-", "sub": "+"}[dim.kind]
-        inner = f"{text} {sign} {dim.right}"
-        return _solve(dim.left, f"({inner})" if isinstance(dim.left, dims.Op) else inner)
-    return None

@@ -10,8 +10,8 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
+from breccia.codegen.names import entry_name
 from breccia.errors import FormatError
-from breccia.targets.numpy.names import entry_name
 
 
 def launch(source: str, entry: str, library: str = "numpy") -> Callable[..., Any]:

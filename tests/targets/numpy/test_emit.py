@@ -193,7 +193,7 @@ def test_scaled_values_are_refused() -> None:
     with pytest.raises(UnsupportedError, match=r"numpy: cannot print breccia\.matmul"):
         emit(programs.product("float8_row"))
     recipe = programs.x_type(recipes.find("float8_row"), 8)
-    with pytest.raises(UnsupportedError, match="emits tiled modules, which hold plain components alone"):
+    with pytest.raises(UnsupportedError, match="emitters print tiled modules, which hold plain components alone"):
         emit(f"func.func @f(%x : {recipe}) -> {recipe} {{ func.return %x : {recipe} }}")
 
 

@@ -13,8 +13,8 @@ from breccia.ir import dims
 from breccia.ir.dims import Dim
 
 RESERVED = frozenset((
-    "xp", "rt", "np", "runtime", "range", "min", "max", "int", "slice", "float", "True", "False", "None",
-    *keyword.softkwlist,
+    "xp", "rt", "np", "runtime", "tl", "triton", "range", "min", "max", "int", "slice", "float", "True", "False",
+    "None", *keyword.softkwlist,
 ))  # fmt: skip
 """Names that emitted code uses itself."""
 
@@ -68,26 +68,43 @@ class Names:
 _OPERATORS = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "floordiv": ("//", 2)}
 
 
-def size_text(dim: Dim, names: Mapping[str, str], table: Callable[[int], str] | None = None, strength: int = 0) -> str:
-    """A size as a Python expression. `names` spells symbols and grid dimensions, `table` the operand of a look-up.
+def python_ceildiv(a: str, b: str) -> str:
+    """`a / b` rounded up, where `//` rounds down."""
+    return f"-(-{a} // {b})"
+
+
+def size_text(
+    dim: Dim,
+    names: Mapping[str, str],
+    table: Callable[[int, str], str] | None = None,
+    strength: int = 0,
+    ceildiv: Callable[[str, str], str] = python_ceildiv,
+) -> str:
+    """A size as an expression. `names` spells symbols and grid dimensions; `table` the entry of an operand, by the
+    operand's number and the entry's index; `ceildiv` a division rounded up, of operands that bind tightly.
 
     >>> size_text(dims.ceildiv(dims.Sym("M"), 128), {"M": "M"})
     '-(-M // 128)'
     """
+
+    def text(d: Dim, strength: int = 0) -> str:
+        return size_text(d, names, table, strength, ceildiv)
+
     if isinstance(dim, int):
         return str(dim)
     if isinstance(dim, dims.Sym):
         if dim.name not in names:
-            raise UnsupportedError(f"numpy: size {comment(dim.name)} cannot be found from the arguments' shapes")
+            raise UnsupportedError(f"size {comment(dim.name)} cannot be found from the arguments' shapes")
         return names[dim.name]
     if isinstance(dim, dims.Lookup):
         if table is None:
-            raise UnsupportedError(f"numpy: {dims.show(dim)} reads a table outside of a kernel")
-        return f"int({table(dim.operand)}[{size_text(dim.index, names, table)}])"
+            raise UnsupportedError(f"{dims.show(dim)} reads a table outside of a kernel")
+        return table(dim.operand, text(dim.index))
     assert isinstance(dim, dims.Op), "a size is an int, a symbol, a look-up or an operation"
     if dim.kind in _OPERATORS:
         sign, own = _OPERATORS[dim.kind]
-        text = f"{size_text(dim.left, names, table, own)} {sign} {size_text(dim.right, names, table, own + 1)}"
-        return f"({text})" if own < strength else text
-    left, right = (size_text(d, names, table, 3 if dim.kind == "ceildiv" else 0) for d in (dim.left, dim.right))
-    return f"-(-{left} // {right})" if dim.kind == "ceildiv" else f"{dim.kind}({left}, {right})"
+        joined = f"{text(dim.left, own)} {sign} {text(dim.right, own + 1)}"
+        return f"({joined})" if own < strength else joined
+    if dim.kind == "ceildiv":
+        return ceildiv(text(dim.left, 3), text(dim.right, 3))
+    return f"{dim.kind}({text(dim.left)}, {text(dim.right)})"

@@ -1,0 +1,1 @@
+"""What emitters of Python-like text share: names, sizes, comments."""
