@@ -40,6 +40,10 @@ class GradientError(BrecciaError, RuntimeError):
     """A gradient was asked for where there is none, such as that of stored elements."""
 
 
+class UnknownSizeError(UnsupportedError):
+    """A target has to know a size that is left open until the call."""
+
+
 class PassError(BrecciaError, RuntimeError):
     """A pass met IR outside its contract, or broke its own contract."""
 

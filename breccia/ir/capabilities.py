@@ -73,7 +73,9 @@ class Capabilities:
     """Dtypes that decoded operands may be multiplied in, cheapest first; the first exact one is taken."""
     placements: tuple[str, ...] = ("epilogue", "mma", "mainloop", "operand")
     mainloop_min_block: int = 128
-    """Shortest block along k for which scaling partial sums pays."""
+    """Shortest block along k for which scaling partial sums pays where operands could be decoded instead."""
+    mainloop_least_block: int = 128
+    """Shortest block along k for which it pays where decoded operands would need f32."""
     layouts: tuple[LayoutRow, ...] = ()
     tiles: tuple[TileRow, ...] = ()
     pow2_tiles: bool = False
@@ -85,6 +87,15 @@ class Capabilities:
     """What a fetch leaves in the part of a tile that lies outside the tensor."""
     functions: tuple[str, ...] = ()
     """Unary functions; empty for all."""
+    shortest_dot: int = 0
+    """Elements along k that a product of tiles takes at least; twice as many where they are bytes."""
+    decode_rows: int = 0
+    """From so many rows and columns of a product on, operands are decoded once, by kernels of their own; 0 for never.
+    """
+    sum_bits: int = 24
+    """Significant bits that sums of FP8 products keep inside a matrix instruction, before float32 takes over."""
+    smallest_kept: int = -149
+    """Decoded operands of products that are below 2 to this power may lose bits (float32 itself ends at -149)."""
     features: tuple[str, ...] = ()
     scratch_bytes: int = 0
     """Shared, vector or threadgroup memory of one program; 0 for unlimited."""

@@ -63,7 +63,7 @@ def pipeline_names(capabilities: Capabilities) -> tuple[str, ...]:
 
     Targets whose kernels run over whole arrays (NumPy) get `coarsen`; others legal tiles and masks.
     """
-    last = ("coarsen",) if capabilities.whole_windows else ("legalize-windows", "insert-masks")
+    last = ("coarsen",) if capabilities.whole_windows else ("split-decode", "legalize-windows", "insert-masks")
     return (*TRACED, *LAID_OUT, *TILED, *last)
 
 

@@ -75,17 +75,18 @@ def products(a: Numbers, b: Numbers) -> Numbers:
     return Numbers(None, prod(longest).bit_length(), low, largest)
 
 
-def fits(values: Numbers, dtype: Format) -> bool:
+def fits(values: Numbers, dtype: Format, floor: int = -149) -> bool:
     """True where decoding gives the same in `dtype` as in float32: no value loses a bit, and none overflows earlier.
 
-    A decoded value is float32 by definition, so float32 and wider always fit.
+    A decoded value is float32 by definition, so float32 and wider always fit. Values below 2**floor may lose bits.
     """
     if dtype in (formats.float32, formats.float64):
         return True
     room = numbers(dtype)
     overflows_with_float32 = dtype.emax >= formats.float32.emax
     in_range = overflows_with_float32 or values.largest <= dtype.max
-    return values.bits <= room.bits and values.low >= room.low and in_range
+    low = max(values.low, floor - values.bits + 1)
+    return values.bits <= room.bits and low >= room.low and in_range
 
 
 def contains(wide: Format, narrow: Format) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from xdsl.ir import Attribute, Operation
+from xdsl.ir import Attribute, Operation, SSAValue
 
 from breccia import numerics
 from breccia.ir import dims
@@ -66,8 +66,8 @@ class Edge:
 Edges = tuple[Edge | None, ...]
 
 
-def window_edges(type_: TensorType, window: Window, fetch_pad: str) -> Edges:
-    """The edges of a fetched tile."""
+def window_edges(type_: TensorType, window: Window, fetch_pad: str, *, spare: bool = False) -> Edges:
+    """The edges of a fetched tile. spare: the last byte of the last axis holds codes that are none of the tensor's."""
     fmt = format_of(type_.dtype)
     pad = POISON
     if fetch_pad == "zero":
@@ -82,8 +82,25 @@ def window_edges(type_: TensorType, window: Window, fetch_pad: str) -> Edges:
             end = dims.minimum(segment.limit, size)
             valid = dims.sub(dims.sub(end, segment.base), dims.mul(index, block))
         whole = block == 1 or (segment is None and divides(block, size))
+        whole = whole and not (spare and axis == len(type_.shape) - 1)
         out.append(None if whole else Edge(valid, pad))
     return tuple(out)
+
+
+def has_spare_codes(argument: SSAValue) -> bool:
+    """True for packed bytes of which the last one is not full."""
+    for use in argument.uses:
+        op = use.operation
+        if isinstance(op, UnpackOp) and op.of is not None:
+            (length,) = op.of.data  # type: ignore[attr-defined]
+            if dims.mul(dims.ceildiv(length, _codes(op)), _codes(op)) != length:
+                return True
+    return False
+
+
+def _codes(op: UnpackOp) -> int:
+    """How many codes a unit of bytes holds."""
+    return PACKING[op.order.data][1]  # type: ignore[attr-defined]
 
 
 def divides(block: Dim, size: Dim) -> bool:
@@ -174,8 +191,10 @@ def _elementwise(op: BinaryOp | SelectOp, edges: list[Edges]) -> list[Edges]:
             out.append(None)
             continue
         pads: list[float | None] = [None] * len(edges)
+        tight = any(e.exact for e in known)
         for i, e, broadcasts in here:
-            pads[i] = e.pad if e is not None and not broadcasts else None
+            # Between a count that is exact and one that is too large, the other operand has real entries.
+            pads[i] = e.pad if e is not None and not broadcasts and (e.exact or not tight) else None
         out.append(replace(_tightest(known), pad=_combined(op, pads)))
     return [tuple(out)]
 

@@ -195,6 +195,8 @@ def _mainloop(
     block, least = side.blocks[level][side.k], capabilities.mainloop_min_block
     if block is None:
         return False, "one scale covers all of k"
+    if least > capabilities.mainloop_least_block and _decodes_to_f32(side, capabilities):
+        least = capabilities.mainloop_least_block
     if block < least:
         return False, f"blocks of {block} along k are shorter than {least}, from where scaling partial sums pays"
     step = dot_step(both[0].element, both[1].element, capabilities)
@@ -204,6 +206,12 @@ def _mainloop(
         if block % other and other % block:
             return False, f"blocks of {block} do not meet the blocks of {other} that partial sums are already scaled by"
     return True, f"since blocks of {block} along k meet the tile"
+
+
+def _decodes_to_f32(side: _Side, capabilities: Capabilities) -> bool:
+    """True where no narrower dtype holds the values of an operand whose further scales are applied on load."""
+    places = [*side.places, *("operand" for _ in side.levels[len(side.places) :])]
+    return exact_dtype(((side.type, places),), capabilities.compute, capabilities.smallest_kept) == "f32"
 
 
 def dot_step(a: str, b: str, capabilities: Capabilities) -> int:
@@ -259,11 +267,13 @@ def held(type_: ArrayType, places: Sequence[str]) -> Numbers | None:
     return reduce(products, reversed(on_load), elements)
 
 
-def exact_dtype(sides: Sequence[tuple[ArrayType, Sequence[str]]], compute: Sequence[str]) -> str:
-    """The first of `compute` that holds both operands without rounding; f32 otherwise."""
+def exact_dtype(
+    sides: Sequence[tuple[ArrayType, Sequence[str]]], compute: Sequence[str], smallest_kept: int = -149
+) -> str:
+    """The first of `compute` that holds all operands without rounding; f32 otherwise."""
     values = [held(type_, places) for type_, places in sides]
     for name in compute:
-        if all(v is not None and fits(v, formats.find(name)) for v in values):
+        if all(v is not None and fits(v, formats.find(name), smallest_kept) for v in values):
             return name
     return "f32"
 
@@ -274,10 +284,13 @@ def _compute(left: _Side, right: _Side, capabilities: Capabilities) -> tuple[str
         return None, "compute: the scaled instruction takes elements as they are"
     if raw and any((r.a, r.b) == (left.element, right.element) for r in capabilities.mma):
         return None, f"compute: {capabilities.name} multiplies {left.element} by {right.element} as they are"
-    found = exact_dtype(((left.type, left.places), (right.type, right.places)), capabilities.compute)
+    sides = ((left.type, left.places), (right.type, right.places))
+    found = exact_dtype(sides, capabilities.compute, capabilities.smallest_kept)
     order = capabilities.compute
     narrower = order[: order.index(found)] if found in order else order
     why = f"compute {found}: it holds both operands exactly"
+    if found != exact_dtype(sides, capabilities.compute):
+        why += f" but for values below 2**{capabilities.smallest_kept}"
     if narrower:
         why += f", which {' and '.join(narrower)} would round"
     return (None if found == "f32" else found), why

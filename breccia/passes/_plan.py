@@ -68,10 +68,13 @@ def contraction_walk(axes: AxisMap, schedule: ScheduleAttr) -> Walk | None:
     return Walk(k, "k", k.fit(schedule.integer("block_k", DEFAULT_TILE)))
 
 
-def rowwise_walks(axes: AxisMap, values: Sequence[SSAValue], schedule: ScheduleAttr) -> list[Walk]:
+def rowwise_walks(
+    axes: AxisMap, values: Sequence[SSAValue], schedule: ScheduleAttr, *, split: bool = False
+) -> list[Walk]:
     """The axes of a rowwise kernel: rows come in tiles.
 
     A last axis of known size is whole, unless only another one has to be; one of unknown size where it has to be.
+    split: last axes of known size come in tiles too, unless they have to be whole.
     """
     roles: dict[Axis, str] = {}
     for value in sorted(values, key=rank_of, reverse=True):
@@ -83,7 +86,7 @@ def rowwise_walks(axes: AxisMap, values: Sequence[SSAValue], schedule: ScheduleA
     walks: list[Walk] = []
     for stem in "bmn":
         for axis in [a for a in reversed(roles) if roles[a] == stem]:
-            if stem != "n" or needed or not isinstance(axis.size, int):
+            if stem != "n" or needed or split or not isinstance(axis.size, int):
                 _add(walks, axis, stem, wanted[stem])
     return walks
 
@@ -186,7 +189,7 @@ def logical_results(kernel: KernelOp) -> list[SSAValue]:
     return [v.owner.args[0] if isinstance(v.owner, PartsOp) else v for v in yields]
 
 
-def planned_blocks(kernel: KernelOp, kind: str, schedule: ScheduleAttr) -> dict[str, int]:
+def planned_blocks(kernel: KernelOp, kind: str, schedule: ScheduleAttr, *, split: bool = False) -> dict[str, int]:
     """The tile sizes that `tile` will arrive at from `schedule`, by the name of their schedule entry."""
     body = kernel.body.block
     swept = [op for op in body.ops if isinstance(op, ReduceOp) and is_sweep(op)]
@@ -198,5 +201,5 @@ def planned_blocks(kernel: KernelOp, kind: str, schedule: ScheduleAttr) -> dict[
     elif kind == "reduce":
         walks = swept_walks(axes, [op.args[0] for op in swept], schedule)
     else:
-        walks = rowwise_walks(axes, logical_results(kernel), schedule)
+        walks = rowwise_walks(axes, logical_results(kernel), schedule, split=split)
     return {f"block_{w.stem}": w.block for w in walks if w.stem in ("m", "n", "k")}

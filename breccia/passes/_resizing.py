@@ -48,10 +48,10 @@ def next_power(size: int) -> int:
     return 1 << (size - 1).bit_length()
 
 
-def byte_units(kernel: KernelOp) -> dict[Window, int]:
-    """Windows over packed codes whose last axis counts bytes in units of several: three for four 6-bit codes."""
+def byte_units(kernel: KernelOp) -> dict[Window, tuple[int, int]]:
+    """Windows over packed codes, whose last axis counts bytes: codes and bytes of a unit, such as four in three."""
     t = kernel.tiles
-    found: dict[Window, int] = {}
+    found: dict[Window, tuple[int, int]] = {}
     for name, region in kernel.named_regions():
         uses = {"step": t.step_uses, "finish": t.finish_uses}.get(name, ())
         windows = dict(
@@ -60,11 +60,11 @@ def byte_units(kernel: KernelOp) -> dict[Window, int]:
         for op in region.block.ops:
             window = windows.get(op.args[0]) if isinstance(op, UnpackOp) else None  # type: ignore[call-overload]
             if window is not None:
-                found[window] = PACKING[op.order.data][2]  # type: ignore[attr-defined]
+                found[window] = PACKING[op.order.data][1:]  # type: ignore[attr-defined]
     for value, window in zip(KernelOp.terminator(kernel.finish).args, t.outputs, strict=True):
         if isinstance(value.owner, PackOp):
-            found[window] = PACKING[value.owner.order.data][2]  # type: ignore[attr-defined]
-    return {w: unit for w, unit in found.items() if unit > 1}
+            found[window] = PACKING[value.owner.order.data][1:]  # type: ignore[attr-defined]
+    return found
 
 
 def legal_block(size: int, unit: int = 1) -> int:
@@ -128,9 +128,10 @@ class Resizing:
 
     def _window(self, window: Window) -> Window:
         blocks = [b if b is None else self._size(b) for b in window.block]
-        unit, last = self.units.get(window, 1), window.block[-1] if window.block else None
-        if unit > 1 and isinstance(last, int):
-            blocks[-1] = self.resize(-(-last // unit)) * unit
+        last = window.block[-1] if window.block else None
+        if window in self.units and isinstance(last, int):
+            codes, size = self.units[window]
+            blocks[-1] = self.resize(-(-last // size) * codes) // codes * size
         kept = window.kept_axes
         for axis in kept[: max(len(kept) - RANK, 0)] if self.squeeze else ():
             blocks[axis] = None
@@ -198,10 +199,11 @@ class Resizing:
         return properties
 
     def _unpacked(self, op: UnpackOp) -> Dim:
+        """As many codes as the tile has; where they do not fill their last byte, `of` says how many there are."""
         (size,) = op.size.data  # type: ignore[attr-defined]
         codes = PACKING[op.order.data][1]  # type: ignore[attr-defined]
         new = self._size(size)
-        if new != size and isinstance(size, int) and size % codes:
+        if new != size and isinstance(size, int) and size % codes and op.of is None:  # type: ignore[attr-defined]
             raise self._unsupported(
                 op, f"{size} codes do not fill their last byte; pad that axis to a multiple of {codes}"
             )

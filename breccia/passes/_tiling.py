@@ -132,7 +132,9 @@ class _Tiler:
     def rowwise(self) -> None:
         axes = AxisMap(self.body)
         forbid_diagonals(axes, self.body)
-        walks = keep_private(rowwise_walks(axes, logical_results(self.kernel), self.schedule), self._output_axes(axes))
+        split = "block_n" in dict(self.schedule.data)
+        walks = rowwise_walks(axes, logical_results(self.kernel), self.schedule, split=split)
+        walks = keep_private(walks, self._output_axes(axes))
         cuts = make_cuts(walks, self.taken)
         finish = self._builder(Cuts(axes, cuts))
         self._replace(Cuts(axes, cuts), [grid_dim(w, cuts[w.axis]) for w in walks], finish)

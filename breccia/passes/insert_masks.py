@@ -29,7 +29,17 @@ from breccia.ir.pipeline import BrecciaPass
 from breccia.ir.rewriting import insert_before, kernels
 from breccia.ir.tile_ops import EncodeOp, MaskOp
 from breccia.ir.types import DimsAttr, TensorType
-from breccia.passes._pad_analysis import POISON, Edge, Edges, Need, needs, read_across, transfer, window_edges
+from breccia.passes._pad_analysis import (
+    POISON,
+    Edge,
+    Edges,
+    Need,
+    has_spare_codes,
+    needs,
+    read_across,
+    transfer,
+    window_edges,
+)
 
 
 @dataclass(frozen=True)
@@ -61,19 +71,19 @@ class _Masks:
         if kernel.init.blocks:
             carried = self._region(kernel.init.block, [], mask=True)
             # What is carried is known only after a step; a second look finds nothing new: edges are those of windows.
-            again = self._region(kernel.step.block, self._entering(carried, t.step_uses), mask=False)
+            again = self._region(kernel.step.block, self._entering(carried, t.step_uses, kernel.step.block), mask=False)
             carried = [_joined(a, b) for a, b in zip(carried, again, strict=True)]
-            last = self._region(kernel.step.block, self._entering(carried, t.step_uses), mask=True)
+            last = self._region(kernel.step.block, self._entering(carried, t.step_uses, kernel.step.block), mask=True)
             carried = [_joined(a, b) for a, b in zip(carried, last, strict=True)]
-        self._region(kernel.finish.block, self._entering(carried, t.finish_uses), mask=True)
+        self._region(kernel.finish.block, self._entering(carried, t.finish_uses, kernel.finish.block), mask=True)
 
-    def _entering(self, carried: list[Edges], uses: tuple[int, ...]) -> list[Edges]:
+    def _entering(self, carried: list[Edges], uses: tuple[int, ...], block: Block) -> list[Edges]:
         entering = list(carried)
-        for i in uses:
+        for argument, i in zip(block.args[len(carried) :], uses, strict=True):
             type_, window = self.kernel.args[i].type, self.kernel.tiles.inputs[i]
             assert isinstance(type_, TensorType), "tiled kernels take plain components"
             assert window is not None, "regions use operands that have windows"
-            entering.append(window_edges(type_, window, self.fetch_pad))
+            entering.append(window_edges(type_, window, self.fetch_pad, spare=has_spare_codes(argument)))
         return entering
 
     def _region(self, block: Block, entering: list[Edges], *, mask: bool) -> list[Edges]:

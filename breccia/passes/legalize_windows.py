@@ -15,14 +15,16 @@ from typing import ClassVar
 
 from xdsl.dialects.builtin import ModuleOp
 
-from breccia.errors import UnsupportedError
+from breccia.errors import UnknownSizeError, UnsupportedError
 from breccia.ir import dims
 from breccia.ir.capabilities import Capabilities, target_of
 from breccia.ir.kernel import KernelOp
 from breccia.ir.ops import UnaryOp
 from breccia.ir.pipeline import BrecciaPass
 from breccia.ir.rewriting import kernels, replace_op
+from breccia.ir.tile_ops import DotOp, contraction_axes
 from breccia.ir.tiling import Window
+from breccia.ir.types import TensorType
 from breccia.passes._resizing import Resizing, byte_units, can_squeeze, legal_block, next_power
 from breccia.passes._widening import windows
 
@@ -51,16 +53,42 @@ def _legalize(kernel: KernelOp, capabilities: Capabilities) -> None:
     rounded = capabilities.pow2_tiles and not all(
         _is_legal(w, axis, units) for _, w in windows(kernel) for axis in w.kept_axes
     )
-    if not squeezed and not rounded:
+    longer = _short_dots(kernel, capabilities.shortest_dot)
+    if not squeezed and not rounded and not longer:
         return
-    new = Resizing(kernel, next_power if rounded else int, squeezed, capabilities.name).run()
+
+    def resize(size: int) -> int:
+        power = next_power(size) if capabilities.pow2_tiles else size
+        return longer.get(power, power)
+
+    new = Resizing(kernel, resize, squeezed, capabilities.name).run()
     new.attributes.update(kernel.attributes)
     replace_op(kernel, new)
 
 
-def _is_legal(window: Window, axis: int, units: dict[Window, int]) -> bool:
+def _short_dots(kernel: KernelOp, least: int) -> dict[int, int]:
+    """Tile sizes along k that are too short for a `dot`, and what they have to become. Other axes of such a size grow
+    along with them.
+    """
+    found: dict[int, int] = {}
+    for _, region in kernel.named_regions():
+        for op in region.block.ops:
+            if not isinstance(op, DotOp):
+                continue
+            a, b = (v.type for v in op.args)
+            assert isinstance(a, TensorType) and isinstance(b, TensorType), "dots take tiles"  # noqa: PT018
+            size = a.shape[contraction_axes(op.form.data, a.rank, b.rank)[0]]  # type: ignore[attr-defined]
+            bits = min(t.format.bits if t.format is not None else 32 for t in (a, b))
+            wanted = 2 * least if bits <= 8 else least
+            if isinstance(size, int) and 1 < next_power(size) < wanted:
+                found[next_power(size)] = wanted
+    return found
+
+
+def _is_legal(window: Window, axis: int, units: dict[Window, tuple[int, int]]) -> bool:
     """True where a window has a power of two of elements (or of units of packed bytes) on an axis."""
-    block, unit = window.block[axis], units.get(window, 1) if axis == len(window.block) - 1 else 1
+    last = axis == len(window.block) - 1
+    block, unit = window.block[axis], units.get(window, (1, 1))[1] if last else 1
     return not isinstance(block, int) or legal_block(block, unit) == block
 
 
@@ -83,7 +111,7 @@ def _check_sizes(kernel: KernelOp, capabilities: Capabilities) -> None:
         for axis, (block, index) in enumerate(zip(window.block, window.index, strict=True)):
             where = f"kernel {kernel.kernel_name}: a window over axis {axis} of {type_}"
             if fixed and block is not None and not isinstance(block, int):
-                raise UnsupportedError(
+                raise UnknownSizeError(
                     f"{where} holds all of it, and {dims.show(block)} is known only at the call; {capabilities.name} "
                     "needs tiles of a known size: compile with dynamic=False, or give that axis a static size"
                 )

@@ -33,7 +33,8 @@ REASON = "breccia.reason"
 
 @dataclass(frozen=True)
 class PlaceScales(BrecciaPass):
-    """Invariant: `compute` is only set to a dtype that holds every operand as it enters the product without rounding.
+    """Invariant: `compute` is only set to a dtype that holds every operand as it enters the product without rounding,
+    but for values below the target's `smallest_kept`.
 
     prefer: a placement to take wherever it is legal, before all others; for experiments.
     """

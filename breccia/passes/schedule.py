@@ -21,9 +21,7 @@ from breccia.ir.kernel import KernelOp
 from breccia.ir.pipeline import BrecciaPass
 from breccia.ir.rewriting import kernels
 from breccia.passes._plan import planned_blocks, skeleton
-
-WARP_TILE = 64 * 64
-"""Elements of a product's tile that keep one group of four warps busy."""
+from breccia.passes._tile_sizes import product_tiles, row_tiles
 
 
 @dataclass(frozen=True)
@@ -46,14 +44,19 @@ def _schedule(kernel: KernelOp, capabilities: Capabilities) -> None:
     kind = skeleton(kernel)
     row = _row(capabilities, kind, kernel)
     said = dict(kernel.schedule.data) if kernel.schedule else {}
-    wanted = {"block_m": row.m, "block_n": row.n, "block_k": row.k}
-    start = ScheduleAttr(tuple({**wanted, **said}.items()))
-    blocks = planned_blocks(kernel, kind, start)
-    entries: dict[str, int | str] = {**blocks, **said}
-    if capabilities.pow2_tiles and kind in ("gemm", "grouped"):
-        entries.setdefault("num_warps", _warps(blocks.get("block_m", 1) * blocks.get("block_n", 1)))
+    wanted: dict[str, int | str] = {"block_m": row.m, "block_n": row.n, "block_k": row.k}
+    if not capabilities.pow2_tiles or kind == "reduce":
+        entries = {**planned_blocks(kernel, kind, _attribute({**wanted, **said})), **said}
+    elif kind == "rowwise":
+        entries = row_tiles(kernel, wanted, row.m * row.n, said)
+    else:
+        entries = product_tiles(kernel, kind, wanted, capabilities, said)
     if entries:
-        kernel.properties["schedule"] = ScheduleAttr(tuple(entries.items()))
+        kernel.properties["schedule"] = _attribute(entries)
+
+
+def _attribute(entries: dict[str, int | str]) -> ScheduleAttr:
+    return ScheduleAttr(tuple(entries.items()))
 
 
 def _row(capabilities: Capabilities, kind: str, kernel: KernelOp) -> TileRow:
@@ -65,8 +68,3 @@ def _row(capabilities: Capabilities, kind: str, kernel: KernelOp) -> TileRow:
         f"schedule: {capabilities.name} has no tile row for {kind} kernels such as {kernel.kernel_name} "
         f"(rows: {known}); add TileRow({kind!r}, m, n, k) to its capabilities"
     )
-
-
-def _warps(elements: int) -> int:
-    """4 or 8 warps: products of 128 x 128 and more share their accumulators among 8."""
-    return 8 if elements >= 4 * WARP_TILE else 4

@@ -20,6 +20,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute
 
+from breccia.arrays import transfer
 from breccia.errors import UnsupportedError
 from breccia.ir.attributes import PolicyAttr
 from breccia.ir.capabilities import Capabilities, set_target
@@ -33,7 +34,7 @@ from breccia.passes import default_pipeline
 from breccia.recipes import Recipe, all_recipes
 from breccia.target import Target, find
 from breccia.testing.inputs import make_arguments
-from breccia.testing.validate import _nudge, flatten_value, same, within
+from breccia.testing.validate import EPSILON, _nudge, flatten_value, same, within
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Shape = tuple[int, int, int]
@@ -99,17 +100,18 @@ def conform(
     recipes: Mapping[str, Recipe] | None = None,
     shapes: Sequence[Shape] = SHAPES,
     seed: int = 0,
+    device: Any = None,
 ) -> Table:
     """Lower, emit and run every program that `target`'s capabilities claim, and compare with the interpreter.
 
     recipes: the named ones by default. Decoding and encoding must give equal bits, and so must products of coarse
     values, whose sums do not round; other products may differ by what rounding in the sums can do. A target that does
-    not emit has its lowered IR interpreted.
+    not emit has its lowered IR interpreted. device: where its array library is to put arrays.
     """
     chosen = find(target) if isinstance(target, str) else target
     table = Table(chosen.full_name)
     for program in programs(chosen.capabilities, recipes if recipes is not None else all_recipes(), shapes):
-        row = run(program, chosen, seed)
+        row = run(program, chosen, seed, device)
         if row is not None:
             table.rows.append(row)
     return table
@@ -126,29 +128,40 @@ def programs(capabilities: Capabilities, recipes: Mapping[str, Recipe], shapes: 
                 yield Program("product", name, shape, placement, _product(recipe, shape))
 
 
-def run(program: Program, target: Target, seed: int = 0) -> Row | None:
+def run(program: Program, target: Target, seed: int = 0, device: Any = None) -> Row | None:
     """The row of one program; None where its placement is not legal for it, so that another program covers it."""
     try:
         source = parse_module(program.text)
         lowered, placed = lower(source, target, program.placement)
         if program.placement and program.placement not in placed:
             return None
-        call = callable_for(lowered, target)
+        call = callable_for(lowered, target, device)
     except UnsupportedError as error:
         return Row(program, "refused", str(error))
     except Exception as error:  # noqa: BLE001 - whatever a target raises is a failed claim
         return Row(program, "FAILED", f"{type(error).__name__}: {error}")
     outcome = "equal"
+    epsilon = _unit(all_recipes().get(program.recipe), target.capabilities) if program.name == "product" else EPSILON
     for kind in KINDS:
         strict = kind == "coarse" or program.name in ("dequantize", "quantize")
         try:
-            found, detail = compare(source, call, {"M": program.shape[0]}, kind, strict=strict, seed=seed)
+            found, detail = compare(
+                source, call, {"M": program.shape[0]}, kind, strict=strict, seed=seed, epsilon=epsilon
+            )
         except Exception as error:  # noqa: BLE001 - whatever a target's code raises is a failed claim
             found, detail = "FAILED", f"{type(error).__name__}: {error}"
         if found == "FAILED":
             return Row(program, found, f"{kind} inputs: {detail}")
         outcome = "close" if found == "close" else outcome
     return Row(program, outcome)
+
+
+def _unit(recipe: Recipe | None, capabilities: Capabilities) -> float:
+    """The unit roundoff of sums of products of two operands of a recipe: instructions add many products at a time."""
+    element = "" if recipe is None else recipe.element.mlir
+    if any((row.a, row.b) == (element, element) for row in capabilities.mma):
+        return max(EPSILON, 2.0 ** -(capabilities.sum_bits + 3))
+    return EPSILON
 
 
 def lower(source: ModuleOp, target: Target, placement: str = "") -> tuple[ModuleOp, set[str]]:
@@ -170,28 +183,34 @@ def lower(source: ModuleOp, target: Target, placement: str = "") -> tuple[Module
     return module, placed
 
 
-def callable_for(lowered: ModuleOp, target: Target) -> Call:
-    """What runs a lowered module on stored components: emitted code; the interpreter where a target does not emit."""
+def callable_for(lowered: ModuleOp, target: Target, device: Any = None) -> Call:
+    """What runs a lowered module on stored components of NumPy: emitted code, through the target's array library; the
+    interpreter where a target does not emit.
+    """
     func = public_function(lowered)
     name = func.sym_name.data
     if not target.emits:
         return lambda args: [np.asarray(v) for v in interpret(lowered, list(args))]
-    function = target.launch(target.emit(lowered), name)
+    library = target.arrays[0]
+    function = target.launch(target.emit(lowered), name, library)
 
     def call(args: Sequence[Array]) -> list[Array]:
-        out = function(*args)
-        return list(out) if isinstance(out, tuple) else [out]
+        given = args if library == "numpy" else [transfer(a, library, device) for a in args]
+        out = function(*given)
+        found = list(out) if isinstance(out, tuple) else [out]
+        return found if library == "numpy" else [transfer(v, "numpy") for v in found]
 
     return call
 
 
 def compare(
-    source: ModuleOp, call: Call, sizes: Mapping[str, int], kind: str, *, strict: bool, seed: int = 0
-) -> tuple[str, str]:
+    source: ModuleOp, call: Call, sizes: Mapping[str, int], kind: str, *, strict: bool, seed: int = 0,
+    epsilon: float = EPSILON,
+) -> tuple[str, str]:  # fmt: skip
     """(`equal`, `close` or `FAILED`, the first difference) of a module's results and those of `call`.
 
     call: takes and gives stored components. kind: `coarse`, or a kind of `breccia.testing.inputs`. strict: only equal
-    bits will do; else results may differ by what errors of gamma(K) in every sum can do to them.
+    bits will do; else results may differ by what errors of gamma(K) in every sum can do to them, of unit `epsilon`.
     """
     func = public_function(source)
     arguments = _arguments(func, sizes, kind, np.random.default_rng(seed))
@@ -209,7 +228,7 @@ def compare(
         return "equal", ""
     if strict:
         return "FAILED", _first_difference(wanted, found, [same(a, b) for a, b in zip(wanted, found, strict=True)])
-    nudged = [reference(nudge=_nudge(sign, seed)) for sign in ("+", "-", "a", "b")]
+    nudged = [reference(nudge=_nudge(sign, seed, epsilon)) for sign in ("+", "-", "a", "b")]
     allowed = (np.stack([run[i] for run in nudged]) for i in range(len(wanted)))
     good = [within(a, b, n) for a, b, n in zip(wanted, found, allowed, strict=True)]
     return ("close", "") if all(bool(np.all(g)) for g in good) else ("FAILED", _first_difference(wanted, found, good))

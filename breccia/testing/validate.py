@@ -46,6 +46,7 @@ FORM_AFTER = {
     "hoist-prepare": "laid_out",
     "tile": "tiled",
     "coarsen": "tiled",
+    "split-decode": "tiled",
     "legalize-windows": "tiled",
     "insert-masks": "tiled",
 }

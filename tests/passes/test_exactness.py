@@ -65,6 +65,30 @@ def test_wide_scales(element: Format, scale: Format, compute: str, wanted: bool)
     assert fits(products(numbers(element), numbers(scale)), formats.find(compute)) == wanted
 
 
+@pytest.mark.parametrize("floor", [-140, -126, 0])
+@pytest.mark.parametrize("compute", COMPUTE)
+@pytest.mark.parametrize("scale", SCALES, ids=lambda f: f.name)
+@pytest.mark.parametrize("element", SMALL, ids=lambda f: f.name)
+def test_values_below_a_floor_may_lose_bits(element: Format, scale: Format, compute: str, floor: int) -> None:
+    """Where the rule says that values from the floor on fit, they do; without a floor it is what it was."""
+    with np.errstate(all="ignore"):
+        decoded = np.multiply.outer(values(element), values(scale)).astype(np.float32)
+        kept = decoded[~(np.abs(decoded) < np.float32(2.0**floor))]
+        exact = all_equal(kept, kept.astype(COMPUTE[compute]).astype(np.float32))
+    found = products(numbers(element), numbers(scale))
+    fine = fits(found, formats.find(compute), floor)
+    assert exact or not fine
+    assert fine or not fits(found, formats.find(compute)), "a floor forbids nothing"
+
+
+def test_a_floor_lets_e8m0_scales_into_bf16() -> None:
+    found = products(numbers(formats.float8_e4m3fn), numbers(formats.float8_e8m0fnu))
+    assert not fits(found, formats.bfloat16)
+    assert fits(found, formats.bfloat16, -126)
+    assert not fits(found, formats.float16, -126), "that overflows"
+    assert not fits(products(numbers(formats.int8), numbers(formats.float16)), formats.bfloat16, 0), "too many bits"
+
+
 @pytest.mark.parametrize("scale", [formats.float16, formats.bfloat16], ids=lambda f: f.name)
 @pytest.mark.parametrize("element", [formats.int4, formats.uint4, formats.float4_e2m1fn], ids=lambda f: f.name)
 def test_16_bit_scales_against_all_codes(element: Format, scale: Format) -> None:

@@ -9,16 +9,18 @@ import pytest
 from xdsl.dialects.builtin import ModuleOp
 
 from breccia.errors import PassError, UnsupportedError
-from breccia.ir.capabilities import TARGET_KEY, Capabilities, set_target
+from breccia.ir.attributes import ScheduleAttr
+from breccia.ir.capabilities import TARGET_KEY, Capabilities, TileRow, set_target
 from breccia.ir.interpreter import interpret
 from breccia.ir.pipeline import Pipeline
 from breccia.ir.printer import print_module
-from breccia.ir.rewriting import functions
+from breccia.ir.rewriting import functions, kernels
 from breccia.passes.explode import Explode
 from breccia.passes.insert_masks import InsertMasks
 from breccia.passes.legalize_windows import LegalizeWindows
 from breccia.passes.schedule import Schedule
 from breccia.passes.tile import Tile
+from breccia.target import find
 from breccia.testing.inputs import make_arguments
 from breccia.testing.validate import validate_pipeline
 from tests.passes.kernel_cases import CASES, ROWWISE, SMALL_SIZES
@@ -29,8 +31,10 @@ POWERS = replace(SMALL, name="test:powers", fetch_pad="zero", pow2_tiles=True)
 BOTH = replace(SMALL, name="test:both", fetch_pad="garbage", pow2_tiles=True)
 
 
-def lowered(source: ModuleOp, target: Capabilities, *, masks: bool = True) -> ModuleOp:
+def lowered(source: ModuleOp, target: Capabilities, *, masks: bool = True, block_k: int = 0) -> ModuleOp:
     set_target(source, target)
+    if block_k:
+        kernels(source)[0].properties["schedule"] = ScheduleAttr((("block_k", block_k),))
     Pipeline([Explode(), Schedule(), Tile(), LegalizeWindows(), *([InsertMasks()] if masks else [])]).run(source)
     return source
 
@@ -105,6 +109,28 @@ def test_code_zero_is_not_zero_in_nf4() -> None:
     assert masks(lowered(source, POWERS)) == []
 
 
+NF4 = ("nf4, f32 per [1, 16]", "nf4, f32 per [16, 1]")
+"""Where a code of zero stands for -1, and tiles of 64 hold four scales."""
+
+
+def test_a_partial_block_has_a_real_scale_beyond_its_last_element() -> None:
+    """100 elements have scales for 112: from the 100th on, codes of -1 are multiplied by a scale that is not 0."""
+    hopper = replace(find("triton:sm_90").capabilities, tiles=SMALL.tiles)
+    found = masks(lowered(gemm("", NF4[1], "", "operand", k="100", n="72"), hopper, block_k=64))
+    assert [line.partition(" ")[2].partition(" ")[2] for line in found] == ["axis 0 valid 100 - (k * 64) value 0.0"]
+    source = gemm("mxfp8", "mxfp8.T", "operand", "operand", k="100", n="72")
+    assert masks(lowered(source, hopper, block_k=64)) == [], "zero times a real scale is zero"
+
+
+@pytest.mark.parametrize("pair", [NF4, ("int4", "int4.T"), ("offset", "offset.T"), ("nvfp4", "nvfp4.T")], ids=str)
+@pytest.mark.parametrize("target", [POWERS, BOTH], ids=lambda t: t.name)
+def test_partial_blocks_in_padded_tiles(pair: tuple[str, str], target: Capabilities) -> None:
+    place = "operand, operand" if pair[0] == "nvfp4" else "operand"
+    source = gemm(*pair, place, place, m="5", k="100", n="8")
+    lowered(source, target, masks=False, block_k=64)
+    validate_pipeline(source, [InsertMasks()], kinds=("normal", "nan"))
+
+
 def test_a_function_that_moves_zero_is_masked_after_it() -> None:
     for fn, wanted in (("silu", []), ("exp", ["mask %v axis 1 valid 300 value 0.0"])):
         source = module(
@@ -119,7 +145,10 @@ def test_maxima_start_at_minus_infinity() -> None:
 
 
 def test_codes_in_the_last_byte_are_masked_before_they_are_packed() -> None:
-    assert "mask %q_elements axis 1 valid 97 value 0.0" in masks(lowered(ROWWISE["quantize mxfp6, odd"](), BOTH))
+    whole = replace(BOTH, tiles=(TileRow("rowwise", 8, 128, 1),))
+    assert "mask %q_elements axis 1 valid 97 value 0.0" in masks(lowered(ROWWISE["quantize mxfp6, odd"](), whole))
+    source = lowered(ROWWISE["quantize mxfp6, odd"](), BOTH)
+    assert "mask %q_elements axis 1 valid 97 - (n * 64) value 0.0" in masks(source), "rows in two tiles"
 
 
 def test_scales_outside_must_be_finite() -> None:

@@ -98,6 +98,51 @@ def test_compute_dtype() -> None:
     assert places(row, OLD).compute == "bf16", "no FP8 instruction: elements are exact in bf16"
 
 
+EAGER = replace(OLD, name="eager", placements=("epilogue", "mainloop", "operand"), mainloop_least_block=32)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "wanted", "compute"),
+    [
+        ("int4_g32_f16", "mainloop", "bf16"),  # decoded, a scale of 11 bits would need f32
+        ("float8_1x32_f32", "mainloop", "bf16"),
+        ("float8_1x16_f32", "operand", None),  # too short all the same
+        ("mxfp4", "operand", "bf16"),  # decoded on load, that is exact in bf16
+        ("float8_1x128", "mainloop", "bf16"),
+    ],
+)
+def test_short_blocks_wait_where_decoded_operands_would_need_f32(recipe: str, wanted: str, compute: str | None) -> None:
+    made = {
+        f"float8_1x{n}_f32": Recipe(formats.float8_e4m3fn, (Level(formats.float32, (1, n)),)) for n in (16, 32)
+    }  # fmt: skip
+    found = places(made.get(recipe) or recipes.find(recipe), EAGER)
+    assert found.places_a == found.places_b == (wanted,)
+    assert found.compute == compute
+    if recipe == "float8_1x16_f32":
+        assert "blocks of 16 along k are shorter than 32" in found.reasons[0]
+    if recipe == "mxfp4":
+        assert "blocks of 32 along k are shorter than 128" in found.reasons[0]
+
+
+def test_what_stays_decoded_counts_with_the_levels_inside() -> None:
+    """An outer level that waits is no reason for f32; an inner one in the way is."""
+    nvfp4 = recipes.find("nvfp4")
+    assert places(nvfp4, EAGER).places_a == ("epilogue", "operand")
+    inner = Level(formats.float32, (1, 32))
+    assert places(replace(nvfp4, levels=(nvfp4.levels[0], inner)), EAGER).places_a == ("epilogue", "mainloop")
+
+
+def test_a_target_may_lose_bits_of_the_smallest_values_and_says_so() -> None:
+    mx = recipes.find("mxfp8_e4m3")
+    kept = replace(NARROW, smallest_kept=-126)
+    assert places(mx, NARROW).compute is None
+    assert places(mx, kept).compute == "bf16"
+    assert places(mx, kept).reasons[-1] == "compute bf16: it holds both operands exactly but for values below 2**-126"
+    assert places(recipes.find("mxfp4"), kept).reasons[-1] == "compute bf16: it holds both operands exactly"
+    assert places(mx, replace(EAGER, smallest_kept=-126)).places_a == ("operand",), "bf16 is enough, so nothing waits"
+    assert places(mx, EAGER).places_a == ("mainloop",)
+
+
 def test_plain_operands_need_no_place() -> None:
     a: TensorType = tensor([8, 64], formats.bfloat16)
     found = decide(a, tensor([64, 8], formats.bfloat16), NARROW)

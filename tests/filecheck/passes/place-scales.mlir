@@ -57,9 +57,11 @@ func.func @symbolic(%a: !breccia.scaled<[M, K], f32, #k128>, %w: !breccia.scaled
   func.return %y : !breccia.tensor<[M, 64], f32>
 }
 
+// Decoded values reach below what bf16 holds, by bits that this target says it may lose.
 // SM90-LABEL: func.func @mx
-// SM90: breccia.matmul %a, %w place_a #breccia.place<operand> place_b #breccia.place<operand>
+// SM90: breccia.matmul %a, %w compute bf16 place_a #breccia.place<operand> place_b #breccia.place<operand>
 // SM90-SAME: blocks of 32 along k are shorter than 128
+// SM90-SAME: compute bf16: it holds both operands exactly but for values below 2**-126
 // SM100-LABEL: func.func @mx
 // SM100: place_a #breccia.place<mma> place_b #breccia.place<mma>
 func.func @mx(%a: !breccia.scaled<[M, 256], f32, #mx>, %w: !breccia.scaled<[256, 64], f32, #mxt>) -> !breccia.tensor<[M, 64], f32> {

@@ -1,10 +1,11 @@
-// RUN: breccia-opt %s --target triton:sm_90 -p schedule | filecheck %s
+// RUN: breccia-opt %s -p schedule | filecheck %s
 
 #l = #breccia.layout<elements = row_major, scale0 = row_major>
 
+builtin.module attributes {breccia.target = #breccia.target<"test:rows", tiles = [gemm 128 128 128, rowwise 8 512 1]>} {
 // CHECK-LABEL: func.func @gemm
 func.func @gemm(%a: !breccia.tensor<[M, 576], bf16>, %w: !breccia.tensor<[576, 300], bf16>) -> !breccia.tensor<[M, 300], f32> {
-  // CHECK: "gemm_0" schedule<block_m = 128, block_n = 128, block_k = 128, num_warps = 8>
+  // CHECK: "gemm_0" schedule<block_m = 128, block_n = 128, block_k = 128>
   %y = breccia.kernel "gemm_0" in (%a, %w) out (!breccia.tensor<[M, 300], f32>) body (%a, %w) {
     %y = matmul %a, %w
     yield %y
@@ -15,7 +16,7 @@ func.func @gemm(%a: !breccia.tensor<[M, 576], bf16>, %w: !breccia.tensor<[576, 3
 // Sizes that are known clip the tile; one row is no axis to walk.
 // CHECK-LABEL: func.func @small
 func.func @small(%a: !breccia.tensor<[1, 96], bf16>, %w: !breccia.tensor<[96, 300], bf16>) -> !breccia.tensor<[1, 300], f32> {
-  // CHECK: "gemm_0" schedule<block_n = 128, block_k = 96, num_warps = 4>
+  // CHECK: "gemm_0" schedule<block_n = 128, block_k = 96>
   %y = breccia.kernel "gemm_0" in (%a, %w) out (!breccia.tensor<[1, 300], f32>) body (%a, %w) {
     %y = matmul %a, %w
     yield %y
@@ -46,4 +47,5 @@ func.func @said(%x: !breccia.tensor<[M, 64], f32>) -> !breccia.tensor<[M, 64], f
     yield %y
   }
   func.return %y : !breccia.tensor<[M, 64], f32>
+}
 }
