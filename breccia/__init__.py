@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         RecipeError,
         ShapeError,
         TraceError,
+        UnknownSizeError,
         UnsupportedError,
     )
     from breccia.frontend.compile import compile
@@ -86,7 +87,7 @@ _HOMES = {
     "breccia.delayed": "delayed_init delayed_update",
     "breccia.errors": (
         "BlockBorderError BrecciaError DTypeError FormatError GradientError PassError PluginError RecipeError "
-        "ShapeError TraceError UnsupportedError"
+        "ShapeError TraceError UnknownSizeError UnsupportedError"
     ),
     "breccia.frontend.compile": "compile",
     "breccia.functions": (
@@ -124,7 +125,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "concat", "reshape", "transpose", "astype", "broadcast_to",
     # errors
     "BrecciaError", "FormatError", "RecipeError", "ShapeError", "BlockBorderError", "DTypeError", "UnsupportedError",
-    "TraceError", "GradientError", "PassError", "PluginError",
+    "UnknownSizeError", "TraceError", "GradientError", "PassError", "PluginError",
     # submodules
     "errors", "formats", "functions", "ir", "layouts", "numerics", "recipes", "scaling", "tensor", "testing",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ not widen arrays. A `ScaledTensor` is accepted where a function says so; elsewhe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple
 from functools import lru_cache
 from importlib import import_module
 from typing import Any
@@ -21,9 +22,10 @@ from breccia import tensor
 from breccia.arrays import foreign, namespace, numpy_dtype, whole
 from breccia.arrays.namespaces import array_functions
 from breccia.errors import DTypeError, ShapeError
+from breccia.frontend.choice import runs_kernels
 from breccia.frontend.compile import CompiledFunction
 from breccia.frontend.keys import one_library, traced
-from breccia.recipes import Recipe
+from breccia.recipes import Recipe, of_token
 from breccia.tensor import ScaledTensor
 
 _ELEMENTWISE, _SHAPES = "breccia.frontend.elementwise", "breccia.frontend.shapes"
@@ -51,6 +53,9 @@ def cast(x: Any, recipe: Recipe, axis: int = -1, dtype: Any = None, seed: Any = 
     """
     if traced(x, seed, scale):
         return _call(_SCALED, "cast", x, recipe, axis, dtype, seed, scale)
+    if runs_kernels(x) and _has_kernel(recipe, x, seed, scale):
+        words = namespace(x).full((), seed, "int64", x) if isinstance(seed, int) else seed
+        return _cast_program("cast", recipe.token, axis, dtype if dtype is None else _dtype(dtype))(x, words, scale)
     return tensor.cast_array(x, recipe, axis, dtype, seed, scale)
 
 
@@ -64,6 +69,8 @@ def dequantize(st: Any, dtype: Any = None) -> Any:
     """
     if traced(st):
         return _call(_SCALED, "dequantize", st, dtype)
+    if isinstance(st, ScaledTensor) and runs_kernels(st):
+        return _run(_SCALED, "dequantize", (st,), dtype=None if dtype is None else _dtype(dtype))
     return _scaled(st, "dequantize").dequantize(dtype)
 
 
@@ -77,6 +84,8 @@ def requantize(st: Any, recipe: Recipe, axis: int = -1, seed: Any = None) -> Any
     """
     if traced(st, seed):
         return _call(_SCALED, "requantize", st, recipe, axis, seed)
+    if isinstance(st, ScaledTensor) and runs_kernels(st) and seed is None and _encodes(recipe):
+        return _cast_program("requantize", recipe.token, axis, None)(st, None, None)
     return tensor.requantize(_scaled(st, "requantize"), recipe, axis, seed)
 
 
@@ -415,6 +424,40 @@ def _program(module: str, name: str, static: tuple[Any, ...], options: tuple[tup
 
     operation.__name__ = operation.__qualname__ = str(static[0]) if static else name
     return CompiledFunction(operation, identity=f"{module}:{name} {static!r} {options!r}")
+
+
+def _has_kernel(recipe: Any, x: Any, seed: Any, scale: Any) -> bool:
+    """True where a kernel can encode `x` by `recipe`; else the array functions do, or say what is wrong."""
+    if namespace(x).dtype_name(x) not in ("float32", "bfloat16", "float16") or len(x.shape) == 0:
+        return False
+    known = scale if isinstance(scale, tuple | list) else () if scale is None else (scale,)
+    if not all(foreign(s) and namespace(s).dtype_name(s) != "uint8" for s in known) or not (
+        seed is None or foreign(seed) or -(2**63) <= seed < 2**63
+    ):
+        return False  # codes of scales mean what they are only to the array functions
+    stochastic = isinstance(recipe, Recipe) and recipe.policy.rounding == "stochastic"
+    return _encodes(recipe, static=scale is not None) and stochastic == (seed is not None)
+
+
+def _encodes(recipe: Any, *, static: bool = False) -> bool:
+    """True where a kernel can encode by `recipe`, given scales or not: it cannot look at values and raise."""
+    if not isinstance(recipe, Recipe) or recipe.policy.nonfinite == "error":
+        return False
+    return static or recipe.policy.amax == "current"
+
+
+@lru_cache(maxsize=1024)
+def _cast_program(name: str, token: int, axis: int, dtype: Any) -> CompiledFunction:
+    """The compiled `cast` or `requantize` to the recipe that a token stands for: equal recipes may have other names."""
+    recipe = of_token(token)
+
+    def operation(x: Any, seed: Any, scale: Any) -> Any:
+        if name == "requantize":
+            return _call(_SCALED, name, x, recipe, axis)
+        return _call(_SCALED, name, x, recipe, axis, dtype, seed, scale)
+
+    operation.__name__ = operation.__qualname__ = name
+    return CompiledFunction(operation, identity=f"{_SCALED}:{name} {astuple(recipe)!r} {axis} {dtype}")
 
 
 def _run(module: str, name: str, operands: tuple[Any, ...], *static: Any, **options: Any) -> Any:

@@ -63,6 +63,8 @@ class Target:
     it takes the name of the library as a third argument."""
     arrays: tuple[str, ...] = ("numpy",)
     """Array libraries whose arrays its functions take."""
+    gradients: bool = True
+    """False where its functions stop gradients, so that differentiated arrays have to be refused."""
     abi: int = ABI
     arch: str = ""
 

@@ -103,7 +103,7 @@ class ScaledTensor:
         put(self, "shape", shape)
         put(self, "dtype", dtype)
         put(self, "_layout", None)
-        if len(_KNOWN_TO) < len(_TRANSFORMING):
+        if len(_KNOWN_TO) < len(_TRANSFORMING) and len(sys.modules) != _loaded_modules:
             _make_known()
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -381,10 +381,14 @@ Static = tuple[Recipe, Shape, str, int, bool, bool]
 
 _TRANSFORMING = ("torch", "jax")
 _KNOWN_TO: set[str] = set()
+_loaded_modules = 0
+"""How many modules there were when this was looked at last."""
 
 
 def _make_known() -> None:
     """Register ScaledTensor with the libraries that are loaded by now."""
+    global _loaded_modules
+    _loaded_modules = len(sys.modules)
     for name in _TRANSFORMING:
         if name not in _KNOWN_TO and sys.modules.get(name) is not None:
             _KNOWN_TO.add(name)

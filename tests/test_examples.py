@@ -48,3 +48,14 @@ def test_recipe_portable_training(library: str, capsys: pytest.CaptureFixture[st
     assert full < before - 2
     assert max(abs(value - full) for value in (trained, shipped, rounded)) < 0.05
     assert "4.5 bits a weight" in printed
+
+
+@pytest.mark.parametrize("architecture", ["sm_90", "sm_100"])
+def test_kernels(architecture: str, capsys: pytest.CaptureFixture[str]) -> None:
+    example("03_kernels").main(architecture)
+    printed = capsys.readouterr().out
+    rows = dict(re.findall(r"^triton:(\w+) +(scales at .*)$", printed, re.MULTILINE))
+    assert rows["sm_90"].split() == ["scales", "at", "operand", "and", "operand", "dot"]
+    assert rows["sm_100"].split() == ["scales", "at", "mma", "and", "mma", "dot_scaled"]
+    assert f"layer for triton:{architecture}: 2 kernels" in printed
+    assert "@triton.jit\ndef _gemm_0(" in printed

@@ -62,6 +62,12 @@ class Primitives(Protocol):
         """The device that `x` lies on, comparable with ==; None where the library has but one."""
         ...
 
+    def architecture(self, x: Array) -> str:
+        """The architecture of the GPU whose kernels may be given `x`, such as `sm_90`; empty where there is none, or
+        where `x` is traced or differentiated.
+        """
+        ...
+
     # -- known values --------------------------------------------------------------------------------------------------
 
     def any(self, x: Array) -> bool:

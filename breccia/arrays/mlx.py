@@ -100,6 +100,11 @@ def known_range(words: Array) -> None:
 # -- entry by entry ----------------------------------------------------------------------------------------------------
 
 
+def architecture(x: Array) -> str:  # noqa: ARG001
+    """Empty: no target writes kernels for this library's arrays."""
+    return ""
+
+
 def bitcast(x: Array, dtype: str) -> Array:
     """The same bits as another dtype of the same width."""
     target = _DTYPES[dtype]

@@ -71,6 +71,11 @@ def device(x: Array) -> None:  # noqa: ARG001
     return
 
 
+def architecture(x: Array) -> str:  # noqa: ARG001
+    """Empty: no target writes kernels for this library's arrays."""
+    return ""
+
+
 def bitcast(x: Array, dtype: str) -> Array:
     """The same bits as another dtype of the same width."""
     return np.asarray(x).view(np.dtype(dtype))

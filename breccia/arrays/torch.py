@@ -17,6 +17,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import torch
+from torch.autograd import forward_ad
 from torch.utils import _pytree
 
 from breccia.arrays import exact, softfloat, statics, torch_encode, torch_quantize
@@ -88,6 +89,30 @@ def ordinary(x: Array) -> bool:
         and torch._C._len_torch_dispatch_stack() == 0  # pyright: ignore[reportAttributeAccessIssue]
         and not torch._C._functorch.is_functorch_wrapped_tensor(x)  # pyright: ignore[reportAttributeAccessIssue]
     )
+
+
+def architecture(x: Array) -> str:
+    """The architecture of the GPU that `x` lies on; empty in the host's memory, in a trace, and under autograd."""
+    if not x.is_cuda or forward_ad._current_level >= 0 or _dispatch_modes() or _is_wrapped(x):
+        return ""
+    if (x.requires_grad and torch.is_grad_enabled()) or type(x) not in _PLAIN:
+        return ""
+    return _ARCHITECTURES.get(x.get_device()) or _architecture(x.get_device())
+
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+_ARCHITECTURES: dict[int, str] = {}
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+
+
+def _architecture(index: int) -> str:
+    if torch.version.hip:
+        found = torch.cuda.get_device_properties(index).gcnArchName.partition(":")[0]
+    else:
+        found = "sm_" + "".join(map(str, torch.cuda.get_device_capability(index)))
+    _ARCHITECTURES[index] = found
+    return found
 
 
 def concrete(x: Array) -> bool:

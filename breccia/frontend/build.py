@@ -14,17 +14,19 @@ from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Region
 from xdsl.utils.exceptions import VerifyException
 
-from breccia.arrays import foreign
+from breccia.arrays import foreign, namespace
 from breccia.errors import TraceError
 from breccia.frontend import jax_functions, keys
 from breccia.frontend.elementwise import as_value
 from breccia.frontend.program import device_of
 from breccia.frontend.results import Result, Tree
-from breccia.frontend.symbols import Retrace, Size, Symbols
+from breccia.frontend.symbols import Pin, Retrace, Size, Symbols
 from breccia.frontend.trace import Trace, Value, held_by_jax
 from breccia.frontend.tracer import Tracer
 from breccia.ir.attributes import IntsAttr
-from breccia.ir.rewriting import location
+from breccia.ir.dims import Sym
+from breccia.ir.hints import set_typical
+from breccia.ir.rewriting import functions, location
 from breccia.tensor import ScaledTensor
 
 CONSTANTS = "breccia.constants"
@@ -50,12 +52,18 @@ class Traced:
 
 
 def trace(
-    fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], *, dynamic: bool = True, name: str = ""
-) -> Traced:
-    """Trace `fn` for arguments like these; again under each constraint on sizes that it turns out to need."""
+    fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], *, dynamic: bool = True, name: str = "",
+    pinned: str = "",
+) -> Traced:  # fmt: skip
+    """Trace `fn` for arguments like these; again under each constraint on sizes that it turns out to need.
+
+    pinned: why no size may stay unknown; empty where they may.
+    """
     _, leaves = keys.call_key(args, kwargs, dynamic)
     slots = tuple(i for i, leaf in enumerate(leaves) if keys.is_dynamic(leaf, dynamic))
     symbols = Symbols(tuple(leaves[i].shape[0] for i in slots))
+    if pinned:
+        symbols.pins = {i: Pin(i, size, pinned, number=True) for i, size in enumerate(symbols.sizes)}
     for _ in range(_MOST_TRACES + len(slots)):
         attempt = Trace(tracer_of(leaves), symbols)
         attempt.device = device_of(leaves)
@@ -103,11 +111,19 @@ def _attempt(
     tree = flatten_result(trace, out, values)
     trace.open = False
     module = _module(trace, name, fn, count, values)
+    _, leaves = keys.call_key(args, kwargs, True)
+    expected = {d.name: keys.typical(leaves[i].shape[0]) for i, d in leading.items()
+                if isinstance(d, Sym) and _on_accelerator(leaves[i])}  # fmt: skip
+    set_typical(next(functions(module)), expected)
     results = tuple(Result(v._dtype, v.recipe, v.dims) for v in values)
     return Traced(
         module, name, tuple(trace.constants), trace.symbols, tuple(slots), tree, results,
         (*(p.reason for p in trace.symbols.pins.values()), *trace.symbols.reasons),
     )  # fmt: skip
+
+
+def _on_accelerator(leaf: Any) -> bool:
+    return bool(foreign(leaf)) and bool(namespace(leaf).architecture(leaf))
 
 
 def _module(trace: Trace, name: str, fn: Callable[..., Any], arguments: int, values: Sequence[Value]) -> ModuleOp:

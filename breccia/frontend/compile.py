@@ -7,6 +7,7 @@ so a process that only meets known ones loads no xDSL.
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 import os
 import threading
@@ -16,24 +17,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 from breccia.arrays import WHOLE, compiling, opaque
-from breccia.errors import TraceError
+from breccia.errors import TraceError, UnknownSizeError, UnsupportedError
 from breccia.frontend import cache, fingerprint, keys
+from breccia.frontend.choice import DEFAULT, check_gradients, default_target, found_target
 from breccia.frontend.guards import Guards
 from breccia.frontend.program import Program
-from breccia.target import Target, built_in, find
+from breccia.target import Target, built_in
 
 if TYPE_CHECKING:
     from breccia.frontend.lower import Lowered
 
-DEFAULT_TARGET = "numpy"
 _MOST_PLANS = 32
 """How many plans of one kind of call (for different static sizes) are kept on disk."""
-
-
-@functools.cache
-def found_target(name: str) -> Target:
-    """The target called `name`; looked for once, since that reads the metadata of every installed package."""
-    return find(name)
 
 
 class FallbackWarning(UserWarning):
@@ -71,7 +66,7 @@ class CompiledFunction:
         if not callable(fn):
             raise TraceError(f"breccia.compile takes a function, not {type(fn).__name__}")
         self._fn, self._strict, self._dynamic, self._name = fn, strict, dynamic, name or ""
-        self._target_name = target or DEFAULT_TARGET
+        self._target_name = target
         if target is not None:
             found_target(target)
         self._identity = identity
@@ -91,10 +86,11 @@ class CompiledFunction:
     @property
     def options(self) -> str:
         """What `breccia.compile` was told, as text."""
-        return f"{self._target_name} strict={self._strict} dynamic={self._dynamic} name={self._name!r}"
+        return f"{self._target_name or 'default'} strict={self._strict} dynamic={self._dynamic} name={self._name!r}"
 
     def __repr__(self) -> str:
-        return f"<compiled {getattr(self._fn, '__qualname__', self._fn)} for {self._target_name}>"
+        place = self._target_name or "where its arguments lie"
+        return f"<compiled {getattr(self._fn, '__qualname__', self._fn)} for {place}>"
 
     def __get__(self, owner: Any, kind: type | None = None) -> Any:
         """A method: the function bound to its object, compiled for it alone."""
@@ -129,13 +125,29 @@ class CompiledFunction:
         return self._miss(key, leaves, args, kwargs).run(leaves)
 
     def lower(self, *args: Any, **kwargs: Any) -> Lowered:
-        """The function traced for such arguments; shows IR, source and decisions, and compiles ahead of time."""
+        """The function traced for such arguments; shows IR, source and decisions, and compiles ahead of time.
+
+        target: instead of the function's own, if it takes no argument of that name; needs no device.
+        """
+        chosen = None
+        if "target" in kwargs and not _takes_target(self._fn):
+            chosen = found_target(kwargs.pop("target"))
+        return self._lowered(args, kwargs, target=chosen)
+
+    def _lowered(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], pinned: str = "", target: Target | None = None,
+        instead: str = "",
+    ) -> Lowered:  # fmt: skip
         from breccia.frontend.build import trace
         from breccia.frontend.lower import Lowered
 
         key, leaves = keys.call_key(args, kwargs, self._dynamic)
-        traced = trace(self._fn, args, kwargs, dynamic=self._dynamic, name=self._name)
-        return Lowered(traced, found_target(self._target_name), leaves, key, strict=self._strict)
+        traced = trace(self._fn, args, kwargs, dynamic=self._dynamic, name=self._name, pinned=pinned)
+        return Lowered(traced, target or self._target(leaves), leaves, key, strict=self._strict, instead=instead)
+
+    def _target(self, leaves: Sequence[Any]) -> Target:
+        """What a call with these arrays is compiled for."""
+        return found_target(self._target_name) if self._target_name else default_target(leaves)
 
     def clear(self) -> None:
         """Forget everything compiled in this process."""
@@ -160,7 +172,8 @@ class CompiledFunction:
 
     def _found(self, leaves: Sequence[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Program:
         """A program from disk, or one made now and stored."""
-        target = found_target(self._target_name)
+        target = self._target(leaves)
+        check_gradients(target, leaves)
         usable = cache.folder() is not None and not os.environ.get("BRECCIA_DUMP")
         origin = self._origin() if usable else None
         name = self._plan_name(origin, target, args, kwargs) if origin is not None else None
@@ -168,13 +181,34 @@ class CompiledFunction:
             stored = _stored_program(name, target, leaves, origin)
             if stored is not None:
                 return stored
-        lowered = self.lower(*args, **kwargs)
-        program = lowered.program()
-        for text in lowered.pinned_numbers() if self._identity is None else ():  # an eager call has fixed sizes anyway
-            _warn_once(f"{getattr(self._fn, '__qualname__', self._fn)}: {text}")
-        if origin is not None and name is not None:
+        lowered, program = self._made(target, args, kwargs)
+        if self._identity is None:  # an eager call has fixed sizes anyway
+            for text in lowered.pinned_numbers():
+                _warn_once(f"{getattr(self._fn, '__qualname__', self._fn)}: {text}")
+        if origin is not None and name is not None and lowered.target == target:
             _store_plan(name, program, lowered.code_key, lowered.constants, origin)
         return program
+
+    def _made(self, target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Lowered, Program]:
+        """The function lowered, and its program. Sizes become part of the code where the target has to know them; what
+        a target that nobody named cannot do runs as array functions, which is said.
+        """
+        pinned = ""
+        while True:
+            lowered = self._lowered(args, kwargs, pinned, target=target)
+            try:
+                return lowered, lowered.program()
+            except UnsupportedError as error:
+                if isinstance(error, UnknownSizeError) and not pinned:
+                    pinned = f"{target.full_name} needs to know the size of an axis"
+                    continue
+                if self._target_name or target.name == DEFAULT:
+                    raise
+                why = f"it runs as array functions instead of kernels, since {error}"
+            lowered = self._lowered(args, kwargs, target=found_target(DEFAULT), instead=why)
+            program = lowered.program()
+            _warn_once(f"{getattr(self._fn, '__qualname__', self._fn)}: {why}")
+            return lowered, program
 
     def _origin(self) -> Origin | None:
         if self._identity is not None:
@@ -188,6 +222,15 @@ class CompiledFunction:
             return None
         rows = "" if target.name in built_in() else repr(target.capabilities)  # built-in rows are in the build id
         return cache.key_of("plan", origin.digest, signature, self.options, target.full_name, target.version, rows)
+
+
+def _takes_target(fn: Callable[..., Any]) -> bool:
+    """True where `target` is an argument of the user's function."""
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return any(p.name == "target" or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 class Origin:
@@ -256,10 +299,12 @@ def compile(
     """Compile a function over arrays and `ScaledTensor`s; a decorator, with or without arguments.
 
     fn: a function, lambda or bound method. Its arguments are arrays, `ScaledTensor`s, Python numbers and strings (part
-    of the code), and tuples, lists and dicts of them. target: what code is made for, such as "numpy" (the default) or
-    "triton:sm_90"; see `breccia.target.names()`. strict: raise where a slower way would be taken. dynamic: leave the
-    leading size of plain arrays of two axes or more unknown, so that the same code serves every batch size; where the
-    function needs such a size as a number, that size becomes part of the code. name: of the function in IR and source.
+    of the code), and tuples, lists and dicts of them. target: what code is made for, such as "numpy" or
+    "triton:sm_90"; see `breccia.target.names()`. By default kernels where the arrays lie on a GPU that has a target and
+    nothing is differentiated, and array functions elsewhere. strict: raise where a slower way would be taken. dynamic:
+    leave the leading size of plain arrays of two axes or more unknown, so that the same code serves every batch size;
+    where the function needs such a size as a number, that size becomes part of the code. name: of the function in IR
+    and source.
 
     Arrays that the function closes over become constant arguments. Raises TraceError, naming the line, for Python that
     cannot be traced.

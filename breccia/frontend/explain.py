@@ -106,6 +106,8 @@ def _kernel(kernel: KernelOp, hints: Mapping[str, int], schedule: str) -> Iterat
             yield f"  {label:<9} {_named(value)}{_describe(value)}"
     if schedule:
         yield f"  schedule  {schedule.removeprefix('#breccia.schedule')}"
+    if "decode = apart" in schedule:
+        yield "  before    operands are decoded, or turned, once: by kernels of their own, which are not counted here"
     yield f"  moves     {_moved([*kernel.args, *kernel.outs], hints)}"
     for op in ops:
         reason = op.attributes.get(REASON)

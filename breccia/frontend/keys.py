@@ -56,7 +56,7 @@ def call_key(args: Sequence[Any], kwargs: Mapping[str, Any], dynamic: bool) -> t
             parts += (type(x.data), known[1], x.shape, x.dtype)
             leaves.append(x)
             if type(x.data) is not np.ndarray:
-                parts.append(namespace(x.data).device(x.data))
+                parts += _place(x.scales[-1])
         else:
             _add(x, dynamic, parts, leaves)
     if kwargs:
@@ -70,7 +70,7 @@ def _add(x: Any, dynamic: bool, parts: list[Any], leaves: list[Any]) -> None:
         parts += (type(x.data), recipe_token(x.recipe), x.shape, x.dtype)
         leaves.append(x)
         if type(x.data) is not np.ndarray:
-            parts.append(namespace(x.data).device(x.data))
+            parts += _place(x.scales[-1])
     elif kind is np.ndarray:
         parts += (x.dtype, x.ndim, x.shape[1:]) if dynamic and x.ndim > 1 else (x.dtype, x.shape)
         leaves.append(x)
@@ -91,12 +91,37 @@ def _add(x: Any, dynamic: bool, parts: list[Any], leaves: list[Any]) -> None:
     elif isinstance(x, np.dtype | type):
         parts += (type, x)
     elif foreign(x):
-        xp, sizes = namespace(x), tuple(int(n) for n in x.shape)
-        rest = (len(sizes), sizes[1:]) if dynamic and len(sizes) > 1 else (sizes,)
-        parts += (kind, xp.dtype_name(x), xp.device(x), *rest)
+        sizes, place = tuple(x.shape), _place(x)
+        if dynamic and len(sizes) > 1:
+            parts += (kind, x.dtype, *place, len(sizes), sizes[1:])
+            if place[1]:  # kernels are chosen by it
+                parts.append(typical(sizes[0]))
+        else:
+            parts += (kind, x.dtype, *place, sizes)
         leaves.append(x)
     else:
         _add(as_array(x), dynamic, parts, leaves)
+
+
+_PLACES: dict[type, tuple[Callable[[Any], Any], Callable[[Any], str]]] = {}
+
+
+def _place(x: Any) -> tuple[Any, str]:
+    """Where an array of another library than NumPy lies, and the architecture whose kernels may be given it."""
+    known = _PLACES.get(type(x))
+    if known is None:
+        xp = namespace(x)
+        known = _PLACES[type(x)] = xp.device, xp.architecture
+    return known[0](x), known[1](x)
+
+
+def typical(size: int) -> int:
+    """The size that stands for a range of leading sizes, for which kernels are chosen alike.
+
+    >>> typical(1), typical(100), typical(100000)
+    (16, 256, 4096)
+    """
+    return 16 if size <= 16 else 64 if size <= 64 else 256 if size <= 256 else 4096
 
 
 def library_of(leaf: Any) -> str:

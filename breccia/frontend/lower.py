@@ -41,12 +41,20 @@ class Lowered:
     Invariants: `traced.module` stays as it was traced; passes run on clones.
     """
 
-    def __init__(self, traced: Traced, target: Target, leaves: Sequence[Any], key: keys.Key, *, strict: bool) -> None:
-        self._traced, self._target, self._strict = traced, target, strict
+    def __init__(
+        self, traced: Traced, target: Target, leaves: Sequence[Any], key: keys.Key, *, strict: bool, instead: str = ""
+    ) -> None:
+        """instead: why this target was taken instead of a quicker one."""
+        self._traced, self._target, self._strict, self._instead = traced, target, strict, instead
         self._leaves, self._key = leaves, key
 
     def __repr__(self) -> str:
         return f"<{self._traced.name} lowered for {self._target.full_name}>"
+
+    @property
+    def target(self) -> Target:
+        """What code is made for."""
+        return self._target
 
     # -- to look at ----------------------------------------------------------------------------------------------------
 
@@ -121,7 +129,7 @@ class Lowered:
             for op in self._module_after("place-scales").walk()
             if isinstance(op.attributes.get(FALLBACK), StringAttr)
         ]
-        return self.pinned_numbers() + found
+        return self.pinned_numbers() + ([self._instead] if self._instead else []) + found
 
     def plan(self, *, prepare: bool) -> Plan:
         """How the emitted function is called."""

@@ -72,6 +72,9 @@ class Program:
             made = load("prepare", library)(*fixed)
             fixed = list(made) if isinstance(made, tuple) else [made]
         self.fixed = tuple(fixed)
+        self.assemblers = tuple(result.assembler() for result in plan.results)
+        self.alone = plan.tree.kind == "array" and len(plan.results) == 1
+        """True where the only result is an array or ScaledTensor by itself."""
         self.run: Callable[[Sequence[Any]], Any] = self._chosen()
 
     def _chosen(self) -> Callable[[Sequence[Any]], Any]:
@@ -97,9 +100,14 @@ class Program:
 
     def scatter(self, out: Any, leaves: Sequence[Any]) -> Any:
         """The function's results, from the components that the emitted function gave."""
-        parts = iter(out if isinstance(out, tuple) else (out,))
         env = {name: leaves[i].shape[0] for name, i in self.plan.symbols}
-        arrays = [result.assemble(list(islice(parts, result.components)), env) for result in self.plan.results]
+        if self.alone:
+            return self.assemblers[0](out if isinstance(out, tuple) else (out,), env)
+        parts = iter(out if isinstance(out, tuple) else (out,))
+        arrays = [
+            assemble(list(islice(parts, result.components)), env)
+            for assemble, result in zip(self.assemblers, self.plan.results, strict=True)
+        ]
         if next(parts, None) is not None:
             raise PassError(f"{self.plan.entry} gave more components than its results have")
         return self.plan.tree.fill(iter(arrays))

@@ -18,6 +18,7 @@ from breccia.tensor import ScaledTensor, assembled
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Convert = Callable[[Any], Sequence[Array]]
+Assemble = Callable[[Sequence[Any], dict[str, int]], Any]
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,37 @@ class Result:
         data = xp.bitcast(parts[0], storage_dtype(recipe.element))
         return assembled(data, tuple(_grid(*g) for g in grids), recipe, zero_point, offset, shape, self.dtype)
 
+    def assembler(self) -> Assemble:
+        """`assemble`, with what does not change between calls done beforehand: it is on the way of every call."""
+        recipe, dtype = self.recipe, self.dtype
+        if recipe is None or recipe.zero_point or recipe.offset or any(level.block is None for level in recipe.levels):
+            return self.assemble
+        storage, dims_ = storage_dtype(recipe.element), self.shape
+        fixed = tuple(d for d in dims_ if isinstance(d, int))
+        leading = dims_[0].name if len(fixed) == len(dims_) - 1 and isinstance(dims_[0], dims.Sym) else None
+        if leading is None and len(fixed) != len(dims_):
+            return self.assemble
+
+        def assemble(parts: Sequence[Array], env: dict[str, int]) -> Any:
+            data, *scales = parts
+            if _dtype_name(data) != storage:
+                return self.assemble(parts, env)
+            shape = fixed if leading is None else (env[leading], *fixed)
+            return assembled(data, tuple(scales), recipe, None, None, shape, dtype)
+
+        return assemble
+
+
+_DTYPE_NAMES: dict[Any, str] = {}
+
+
+def _dtype_name(array: Any) -> str:
+    """The name of an array's dtype, remembered by the dtype."""
+    name = _DTYPE_NAMES.get(array.dtype)
+    if name is None:
+        name = _DTYPE_NAMES[array.dtype] = namespace(array).dtype_name(array)
+    return name
+
 
 def _named(array: Any, dtype: np.dtype[Any], *, plain: bool) -> Any:
     """A result under its dtype: codes become an array of their format where the library has one."""
@@ -142,12 +174,9 @@ def converter(leaf: Any) -> Convert | None:
             return convert_plain(leaf.dtype)
         return convert_foreign(namespace(leaf).dtype_name(leaf))
     stored_as_is = (
-        isinstance(leaf.data, np.ndarray)
-        and leaf.data.dtype == np.uint8
-        and leaf.zero_point is None
-        and leaf.offset is None
+        namespace(leaf.data).dtype_name(leaf.data) == "uint8" and leaf.zero_point is None and leaf.offset is None
     )
-    if not stored_as_is or any(s.ndim == 0 for s in leaf.scales):
+    if not stored_as_is or any(len(s.shape) == 0 for s in leaf.scales):
         return convert_scaled
     return _one_level if len(leaf.scales) == 1 else _levels  # this is on the way of every call
 

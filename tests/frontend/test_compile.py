@@ -59,7 +59,8 @@ def test_decorator_forms() -> None:
     assert f.__name__ == "mlp"
     assert inspect.unwrap(f) is mlp
     assert list(inspect.signature(f).parameters) == ["x", "w"]
-    assert repr(f) == "<compiled mlp for numpy>"
+    assert repr(f) == "<compiled mlp for where its arguments lie>"
+    assert repr(breccia.compile(mlp, target="numpy")) == "<compiled mlp for numpy>"
 
 
 def test_one_program_serves_every_leading_size() -> None:
@@ -235,13 +236,20 @@ def test_stages_of_ir() -> None:
 
 
 def test_other_targets_lower_and_do_not_emit() -> None:
-    low = breccia.compile(mlp, target="triton:sm_90").lower(X, W)
-    assert 'breccia.target<"triton:sm_90"' in low.ir("partitioned")
-    assert "mlp for triton:sm_90" in low.explain()
+    low = breccia.compile(mlp, target="pallas:v6e").lower(X, W)
+    assert 'breccia.target<"pallas:v6e"' in low.ir("partitioned")
+    assert "mlp for pallas:v6e" in low.explain()
     with pytest.raises(UnsupportedError, match="does not emit code for it"):
         low.source()
     with pytest.raises(UnsupportedError, match="does not emit code for it"):
-        breccia.compile(mlp, target="triton:sm_90")(X, W)
+        breccia.compile(mlp, target="pallas:v6e")(X, W)
+
+
+def test_a_target_emits_for_arrays_that_it_does_not_run_on() -> None:
+    f = breccia.compile(mlp, target="triton:sm_90")
+    assert "@triton.jit" in f.lower(X, W).source()
+    with pytest.raises(UnsupportedError, match="triton:sm_90 runs on arrays of torch, not of numpy; convert them"):
+        f(X, W)
 
 
 def test_dump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

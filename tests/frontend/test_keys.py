@@ -12,6 +12,7 @@ import breccia
 from breccia import recipes
 from breccia.frontend import keys
 from breccia.frontend.results import convert_plain, convert_scaled, converter
+from tests.optional import need
 
 X = np.ones((4, 6), np.float32)
 
@@ -70,6 +71,32 @@ def test_what_code_does_not_depend_on_is_not_in_the_key() -> None:
     assert key(scaled(recipes.mxfp4)) == key(scaled(same))
     assert key(float("nan")) == key(float("nan"))
     assert key(w=X) != key(X)
+
+
+def test_typical_sizes_stand_for_ranges() -> None:
+    ranges = {16: (0, 1, 16), 64: (17, 64), 256: (65, 256), 4096: (257, 4096, 1 << 20)}
+    assert all(keys.typical(n) == size for size, found in ranges.items() for n in found)
+
+
+@pytest.mark.parametrize("library", ["torch", "jax", "mlx"])
+def test_arrays_of_other_libraries_have_keys_of_their_own(library: str) -> None:
+    need(library)
+    st = scaled(shape=(4, 64))
+    other = st.to(library)
+    assert key(other) == key(scaled(shape=(4, 64)).to(library)) != key(st)
+    assert key(other) != key(scaled(shape=(5, 64)).to(library)), "all sizes of a ScaledTensor count"
+    assert key(other.data) != key(st.data)
+    assert key(other.data) == key(scaled(shape=(9, 64)).to(library).data), "the leading size of an array does not"
+    assert key(other.data, dynamic=False) != key(scaled(shape=(9, 64)).to(library).data, dynamic=False)
+    assert key([other]) != key(other)
+    hash(key([other], other.data))
+
+
+def test_what_an_array_is_differentiated_for_is_no_part_of_the_key_in_the_hosts_memory() -> None:
+    need("torch")
+    import torch
+
+    assert key(torch.ones(4, 6)) == key(torch.ones(4, 6, requires_grad=True))
 
 
 def test_tokens_do_not_outlive_their_recipes() -> None:

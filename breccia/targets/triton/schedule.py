@@ -19,6 +19,12 @@ _MXFP8 = tuple(ScaledMma(a, b, _E8M0, 32) for a in (_E4M3, _E5M2) for b in (_E4M
 _MXFP4 = ScaledMma(_E2M1, _E2M1, _E8M0, 32)
 _NVFP4 = ScaledMma(_E2M1, _E2M1, _E4M3, 16)
 _MIXED = tuple(ScaledMma(*pair, _E8M0, 32) for f8 in (_E4M3, _E5M2) for pair in ((f8, _E2M1), (_E2M1, f8)))
+_F6 = ("f6E2M3FN", "f6E3M2FN")
+_MXFP6 = tuple(
+    ScaledMma(a, b, _E8M0, 32) for a in (*_F6, _E4M3, _E5M2) for b in (*_F6, _E4M3, _E5M2) if {a, b} & set(_F6)
+)
+"""Triton has no 6-bit operands; every value of theirs is one of E4M3, which the same instruction takes."""
+_MXFP6_MIXED = tuple(ScaledMma(*pair, _E8M0, 32) for f6 in _F6 for pair in ((f6, _E2M1), (_E2M1, f6)))
 _KIB = 1024
 
 
@@ -26,8 +32,8 @@ def _tiles(m: int, n: int, k: int) -> tuple[TileRow, ...]:
     return (
         TileRow("gemm", m, n, k),
         TileRow("grouped", m, n, k),
-        TileRow("rowwise", 8, 128, 1),
-        TileRow("reduce", 64, 128, 1),
+        TileRow("rowwise", 4, 1024, 1),
+        TileRow("reduce", 16, 1024, 1),
     )
 
 
@@ -35,10 +41,15 @@ _SM_80 = Capabilities(
     "triton:sm_80",
     mma=(*_HALVES, _INT8),
     compute=("bf16", "f16", "f32"),
-    # FP8 cannot even be loaded as such: codes are decoded by integer operations.
-    placements=("epilogue", "operand"),
+    # FP8 cannot even be loaded as such: codes are bytes here, decoded by integer operations.
+    placements=("epilogue", "mainloop", "operand"),
+    mainloop_least_block=32,
     tiles=_tiles(128, 128, 64),
     pow2_tiles=True,
+    smallest_kept=-126,
+    shortest_dot=16,
+    decode_rows=512,
+    features=("tf32",),
     scratch_bytes=163 * _KIB,
 )
 _SM_89 = replace(
@@ -47,27 +58,35 @@ _SM_89 = replace(
     mma=(*_FP8, *_HALVES, _INT8),
     placements=("epilogue", "mainloop", "operand"),
     tiles=_tiles(128, 128, 128),
+    sum_bits=14,
     scratch_bytes=99 * _KIB,
 )
-_SM_90 = replace(_SM_89, name="triton:sm_90", features=("tma", "wgmma", "warp_specialize"), scratch_bytes=227 * _KIB)
+_SM_90 = replace(
+    _SM_89,
+    name="triton:sm_90",
+    features=("tf32", "fp8_conversion", "tma", "wgmma", "warp_specialize"),
+    scratch_bytes=227 * _KIB,
+)
 _SM_100 = replace(
     _SM_90,
     name="triton:sm_100",
-    scaled_mma=(*_MXFP8, *_MIXED, _MXFP4, _NVFP4),
+    scaled_mma=(*_MXFP8, *_MIXED, _MXFP4, _NVFP4, *_MXFP6, *_MXFP6_MIXED),
     placements=("epilogue", "mma", "mainloop", "operand"),
-    features=("tma", "tcgen05", "warp_specialize"),
+    sum_bits=24,
+    features=("tf32", "fp8_conversion", "tma", "tcgen05", "warp_specialize"),
 )
 _SM_120 = replace(
     _SM_89,
     name="triton:sm_120",
-    scaled_mma=(*_MXFP8, _MXFP4, _NVFP4),
+    scaled_mma=(*_MXFP8, _MXFP4, _NVFP4, *_MXFP6),
     placements=("epilogue", "mma", "mainloop", "operand"),
-    features=("tma", "warp_specialize"),
+    features=("tf32", "fp8_conversion", "tma", "warp_specialize"),
 )
 _GFX942 = replace(
     _SM_89,
     name="triton:gfx942",
     # The matrix instructions take FNUZ alone; OCP FP8 goes through f16.
+    features=(),
     mma=(Mma("f8E4M3FNUZ", "f8E4M3FNUZ", 16), Mma("f8E5M2FNUZ", "f8E5M2FNUZ", 16), *_HALVES, _INT8),
     scratch_bytes=64 * _KIB,
 )
@@ -75,7 +94,14 @@ _GFX950 = replace(
     _GFX942,
     name="triton:gfx950",
     mma=(Mma(_E4M3, _E4M3, 64), Mma(_E5M2, _E5M2, 64), *_HALVES, _INT8),
-    scaled_mma=(ScaledMma(_E4M3, _E4M3, _E8M0, 32), ScaledMma(_E5M2, _E5M2, _E8M0, 32), *_MIXED, _MXFP4),
+    scaled_mma=(
+        ScaledMma(_E4M3, _E4M3, _E8M0, 32),
+        ScaledMma(_E5M2, _E5M2, _E8M0, 32),
+        *_MIXED,
+        _MXFP4,
+        *_MXFP6,
+        *_MXFP6_MIXED,
+    ),
     placements=("epilogue", "mma", "mainloop", "operand"),
     scratch_bytes=160 * _KIB,
 )

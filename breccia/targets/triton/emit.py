@@ -1,0 +1,294 @@
+"""Tiled modules to Triton: one `@triton.jit` function for each kernel, and a Python function that launches them.
+
+    import triton
+    import triton.language as tl
+
+    from breccia.targets.triton import launch as rt
+
+
+    @triton.jit
+    def _gemm_0(a_elements, b_elements, out, a_elements_stride0, ...):
+        ...
+
+
+    gemm_0 = rt.Kernel(_gemm_0, pointers=("fp8e4nv", "fp8e4nv", "bf16"), strided=(2, 2, 0), sizes=0, ...).call
+
+
+    def f(a_elements, b_elements):
+        out = rt.empty((300, 512), rt.bf16, a_elements)
+        gemm_0(12, a_elements, b_elements, out)
+        return out
+
+The text follows from the module alone. Views between kernels are views of the host's tensors; results are contiguous.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.func import FuncOp, ReturnOp
+from xdsl.ir import Operation, SSAValue
+
+from breccia.codegen.lines import Sizes, docstring, origin, solve, tensor_type
+from breccia.codegen.names import RESERVED, Names, comment, entry_name, size_text
+from breccia.errors import UnsupportedError
+from breccia.ir import dims
+from breccia.ir.capabilities import Capabilities, target_of
+from breccia.ir.dims import Dim
+from breccia.ir.kernel import KernelOp
+from breccia.ir.rewriting import functions, show_location
+from breccia.ir.types import TensorType
+from breccia.targets.triton._casts import Library
+from breccia.targets.triton._kernel import KernelText, kernel_text
+from breccia.targets.triton._region import cdiv
+
+HEADER = "import triton\nimport triton.language as tl\n\nfrom breccia.targets.triton import launch as rt\n"
+_TYPED = ("f8E4M3FN", "f8E5M2", "f8E4M3FNUZ", "f8E5M2FNUZ", "i8")
+
+
+def native_formats(capabilities: Capabilities) -> frozenset[str]:
+    """Formats whose tiles have a type of their own, because some matrix instruction takes them."""
+    rows = (*capabilities.mma, *capabilities.scaled_mma)
+    found = {name for row in rows for name in (row.a, row.b)}
+    found |= {row.scale for row in capabilities.scaled_mma if row.scale in _TYPED}
+    return frozenset(found & set(_TYPED))
+
+
+def exact_conversions(capabilities: Capabilities) -> frozenset[str]:
+    """FP8 formats that the architecture itself rounds float32 to, to nearest even, saturating."""
+    return frozenset({"f8E4M3FN", "f8E5M2"} if "fp8_conversion" in capabilities.features else ())
+
+
+def emit(module: ModuleOp) -> str:
+    """Source text of a tiled module; raises UnsupportedError naming the op that cannot be printed."""
+    capabilities = target_of(module, "emit")
+    library = Library(native_formats(capabilities), exact_conversions(capabilities))
+    entries: dict[str, str] = {}
+    kernels: list[str] = []
+    hosts: list[str] = []
+    for function in functions(module):
+        name = function.sym_name.data
+        clash = entries.setdefault(entry_name(name), name)
+        if clash != name:
+            raise UnsupportedError(
+                f"triton: functions {comment(clash)} and {comment(name)} have one name in Python; rename one"
+            )
+        host = _Host(function, library, capabilities, len(hosts))
+        hosts.append(host.text())
+        kernels += host.kernels
+    texts = [*(text.strip() for text in library.texts), *kernels, *hosts]
+    return HEADER + "".join(f"\n\n{text}\n" for text in texts)
+
+
+class _Host:
+    """Writes the function that launches kernels. `number` tells kernels of different functions apart."""
+
+    def __init__(self, function: FuncOp, library: Library, capabilities: Capabilities, number: int) -> None:
+        self.function, self.library, self.capabilities = function, library, capabilities
+        self.names, self.sizes = Names(RESERVED), Sizes()
+        self.texts: dict[SSAValue, str] = {}
+        self.kernel_names = Names()
+        self.suffix = f"_{number}" if number else ""
+        self.kernels: list[str] = []
+        self.lines: list[str] = []
+        self.written: set[Operation] = set()
+        """Kernels that an earlier one has taken along."""
+
+    def text(self) -> str:
+        """Source of the function; `kernels` holds that of its kernels then."""
+        f = self.function
+        arguments = [self._bind(a, a.name_hint or f"arg{i}") for i, a in enumerate(f.args)]
+        symbols = self._symbols()
+        ops = list(f.body.block.ops)
+        for op, following in zip(ops, [*ops[1:], None], strict=True):
+            if op in self.written:
+                continue
+            if isinstance(op, KernelOp) and isinstance(following, KernelOp) and may_share_launch(op, following):
+                self._call_both(op, following)
+                self.written.add(following)
+            elif isinstance(op, KernelOp):
+                self._call(op)
+            elif isinstance(op, ReturnOp):
+                self._line(f"return {', '.join(self.texts[v] for v in op.operands)}".rstrip())
+            else:
+                self._view(op)
+        found = [f"    {self.sizes[s]} = {text}" for s, text in symbols.items() if s in self.sizes.used]
+        where = show_location(f).replace("\\", "/").rpartition("/")[2]
+        doc = docstring(f.sym_name.data, f.args, list(f.function_type.outputs), where)
+        body = "\n".join([*found, *self.lines])
+        return f"def {entry_name(f.sym_name.data)}({', '.join(arguments)}):\n{doc}{body}"
+
+    # -- names and sizes -----------------------------------------------------------------------------------------------
+
+    def _bind(self, value: SSAValue, wanted: str) -> str:
+        self.texts[value] = self.names.fresh(wanted)
+        return self.texts[value]
+
+    def _symbols(self) -> dict[str, str]:
+        """Every symbol of the arguments' types, and how to find it from their shapes; plain ones first."""
+        found: dict[str, str] = {}
+        axes = [(d, a, i) for a in self.function.args for i, d in enumerate(tensor_type(a.type).shape)]
+        for dim, value, axis in sorted(axes, key=lambda entry: not isinstance(entry[0], dims.Sym)):
+            solved = solve(dim, f"{self.texts[value]}.shape[{axis}]")
+            if solved is not None and solved[0] not in found:
+                found[solved[0]] = solved[1]
+                self.sizes.symbol(solved[0], self.names.fresh(solved[0]))
+        return found
+
+    def _size(self, dim: Dim, strength: int = 0) -> str:
+        return size_text(dim, self.sizes, None, strength)
+
+    def _shape(self, shape: tuple[Dim, ...]) -> str:
+        return "(" + ", ".join(map(self._size, shape)) + (",)" if len(shape) == 1 else ")")
+
+    def _line(self, text: str, about: str = "") -> None:
+        self.lines.append(f"    {text}" + (f"  # {about}" if about else ""))
+
+    # -- kernels -------------------------------------------------------------------------------------------------------
+
+    def _call(self, op: KernelOp) -> None:
+        name = self.kernel_names.fresh(op.kernel_name) + self.suffix
+        text = kernel_text(op, f"_{name}", self.library, self.capabilities)
+        self.kernels += [text.source, self._launcher(name, text)]
+        outs = self._allocate(op, text)
+        sizes = [self._size(dims.Sym(s)) for s in text.symbols]
+        arguments = [self._size(text.programs), *(self.texts[a] for a in op.args), *outs, *sizes]
+        where = show_location(op).replace("\\", "/").rpartition("/")[2]
+        self._line(f"{entry_name(name)}({', '.join(arguments)})", comment(where))
+
+    def _allocate(self, op: KernelOp, text: KernelText) -> list[str]:
+        """Write what makes the results of a kernel; their names."""
+        place = self._place(op)
+        outs: list[str] = []
+        for out, fill in zip(op.outs, text.fills, strict=True):
+            outs.append(self._bind(out, out.name_hint or "out"))
+            t = tensor_type(out.type)
+            made = "empty" if fill is None else "full"
+            value = "" if fill is None else f"{fill}, "
+            self._line(f"{outs[-1]} = rt.{made}({self._shape(t.shape)}, {value}rt.{host_dtype(t)}, {place})")
+        return outs
+
+    def _call_both(self, first: KernelOp, second: KernelOp) -> None:
+        """Two independent kernels in one launch."""
+        names = [self.kernel_names.fresh(op.kernel_name) + self.suffix for op in (first, second)]
+        texts = [
+            kernel_text(op, f"_{name}", self.library, self.capabilities, part=True)
+            for op, name in zip((first, second), names, strict=True)
+        ]
+        both = joined(names, texts)
+        name = entry_name(f"{names[0]}_and_{names[1]}")
+        self.kernels += [texts[0].source, texts[1].source, both.source, self._launcher(name, both)]
+        outs = [self._allocate(op, text) for op, text in zip((first, second), texts, strict=True)]
+        tensors = [
+            text for op, made in zip((first, second), outs, strict=True) for text in (*map(self._text, op.args), *made)
+        ]
+        sizes = [self._size(dims.Sym(s)) for s in both.symbols]
+        where = show_location(second).replace("\\", "/").rpartition("/")[2]
+        self._line(f"{name}({', '.join([self._size(both.programs), *tensors, *sizes])})", comment(where))
+
+    def _text(self, value: SSAValue) -> str:
+        return self.texts[value]
+
+    def _launcher(self, name: str, text: KernelText) -> str:
+        """The statement that makes a kernel callable."""
+        arch = self.capabilities.name.partition(":")[2]
+        pointers = ", ".join(f'"{p}"' for p in text.pointers)
+        given = [
+            f"    _{name},",
+            f"    pointers=({pointers},),",
+            f"    strided=({', '.join(map(str, text.ranks))},),",
+            f"    sizes={len(text.symbols)},",
+            *(f"    {key}={_literal(value)}," for key, value in text.options.items()),
+            f'    target="{arch}",',
+        ]
+        return "\n".join([f"{entry_name(name)} = rt.Kernel(", *given, ").call"])
+
+    def _place(self, op: KernelOp) -> str:
+        """A tensor that lies where the results belong."""
+        for value in (*op.args, *self.function.args):
+            if value in self.texts:
+                return self.texts[value]
+        raise UnsupportedError(
+            f"triton: kernel {op.kernel_name} reads no tensor, so nothing says on which device its results lie; give "
+            "the function an array argument"
+        )
+
+    # -- views ---------------------------------------------------------------------------------------------------------
+
+    def _view(self, op: Operation) -> None:
+        name = op.name.removeprefix("breccia.")
+        parts = [self.texts[v] for v in op.operands]
+        out = op.results[0]
+        shape = tensor_type(out.type).shape
+        if name == "reshape":
+            text = f"{parts[0]}.reshape({self._shape(shape)})"
+        elif name == "transpose":
+            text = f"{parts[0]}.permute({tuple(op.properties['order'].data)})"  # type: ignore[attr-defined]
+        elif name == "slice":
+            axis = op.properties["axis"].data  # type: ignore[attr-defined]
+            (start,), (stop,) = op.properties["start"].data, op.properties["stop"].data  # type: ignore[attr-defined]
+            cut = f"{self._size(start)}:{self._size(stop)}"
+            text = f"{parts[0]}[{', '.join([':'] * axis + [cut])}]"
+        elif name == "broadcast":
+            text = f"{parts[0]}.expand({self._shape(shape)})"
+        elif name == "concat":
+            text = f"rt.concat(({', '.join(parts)},), {op.properties['axis'].data})"  # type: ignore[attr-defined]
+        elif name == "full":
+            t = tensor_type(out.type)
+            value = float(op.properties["value"].data)  # type: ignore[attr-defined]
+            number = repr(value) if value - value == 0 else f'float("{value}")'
+            text = f"rt.full({self._shape(shape)}, {number}, rt.{host_dtype(t)}, {self.texts[self.function.args[0]]})"
+        else:
+            raise UnsupportedError(f"triton: cannot print {op.name} between kernels")
+        bound = self._bind(out, out.name_hint or "v")
+        self._line(f"{bound} = {text}", origin(op, bound))
+
+
+def host_dtype(t: TensorType) -> str:
+    """The dtype of a result, as `launch` names it; codes of 8 bits and fewer are bytes."""
+    name = str(t.dtype)
+    return name if name in ("f32", "bf16", "f16", "i1", "i32", "i64") else "ui8"
+
+
+def _literal(value: int | str) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def may_share_launch(first: KernelOp, second: KernelOp) -> bool:
+    """True for two kernels that are marked for it, and of which the second does not read what the first writes."""
+    marks = [dict(op.schedule.data).get("launch") if op.schedule is not None else None for op in (first, second)]
+    return marks == ["shared", "shared"] and not set(second.args) & set(first.outs)
+
+
+def joined(names: Sequence[str], texts: Sequence[KernelText]) -> KernelText:
+    """The kernel whose first programs are those of the first text, and the others those of the second."""
+    unique = Names(RESERVED)
+    pid = unique.fresh("pid")
+    renamed = [tuple(tuple(map(unique.fresh, group)) for group in (t.parameters[0], t.parameters[2])) for t in texts]
+    symbols = tuple(sorted({s for t in texts for s in t.symbols}))
+    sizes = {s: unique.fresh(s) for s in symbols}
+    calls = [
+        ", ".join([*pointers, *(sizes[s] for s in t.symbols), *strides])
+        for t, (pointers, strides) in zip(texts, renamed, strict=True)
+    ]
+    count = size_text(texts[0].programs, sizes, None, 2, cdiv)
+    given = [*renamed[0][0], *renamed[1][0], *sizes.values(), *renamed[0][1], *renamed[1][1]]
+    lines = [
+        "@triton.jit",
+        f"def _{names[0]}_and_{names[1]}({', '.join(given)}):",
+        f'    """{names[0]} in the first programs, {names[1]} in the others: they are independent, and one launch."""',
+        f"    {pid} = tl.program_id(0)",
+        f"    if {pid} < {count}:",
+        f"        _{names[0]}({pid}, {calls[0]})",
+        "    else:",
+        f"        _{names[1]}({pid} - {count}, {calls[1]})",
+    ]
+    return KernelText(
+        "\n".join(lines), (tuple(given), (), ()), symbols, texts[0].pointers + texts[1].pointers,
+        _ranks(texts), dims.add(texts[0].programs, texts[1].programs), (), texts[0].options,
+    )  # fmt: skip
+
+
+def _ranks(texts: Sequence[KernelText]) -> tuple[int, ...]:
+    return tuple(rank for text in texts for rank in text.ranks)

@@ -1,0 +1,208 @@
+"""Generated kernels on a GPU: what calls run by themselves, streams, graphs, devices, gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import breccia
+from breccia import recipes
+from breccia.errors import GradientError, UnsupportedError
+from breccia.frontend.choice import default_target
+from breccia.frontend.compile import FallbackWarning
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
+pytestmark = [
+    pytest.mark.device,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here that PyTorch can use"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning:torch"),
+]
+
+
+@pytest.fixture(autouse=True)
+def proving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels that wait for a proof run here."""
+    monkeypatch.setenv("BRECCIA_UNPROVEN", "1")
+
+
+@pytest.fixture
+def x() -> Any:
+    torch.manual_seed(0)
+    return torch.randn(130, 320, device="cuda").bfloat16()
+
+
+@pytest.fixture
+def weight() -> Any:
+    torch.manual_seed(1)
+    return breccia.cast(torch.randn(320, 96, device="cuda"), recipes.mxfp8_e4m3, axis=0)
+
+
+def layer(x: Any, w: Any) -> Any:
+    return breccia.cast(breccia.silu(breccia.matmul(x, w)), recipes.float8_1x128)
+
+
+def on_host(st: Any) -> Any:
+    return st.to("torch", device="cpu")
+
+
+def test_calls_choose_kernels_by_themselves(x: Any, weight: Any) -> None:
+    assert default_target([x, weight]).name == "triton"
+    assert "import triton" in breccia.compile(layer).lower(x, weight).source()
+    assert default_target([x, weight.to("torch", device="cpu")]).name == "numpy"
+
+
+@pytest.mark.parametrize("name", ["float8_1x128", "nvfp4", "mxfp6_e2m3", "uint4_g32_f16", "float8_row"])
+def test_eager_casts_have_the_bits_of_numpy(name: str, x: Any) -> None:
+    recipe = recipes.find(name)
+    for axis in (0, 1):
+        found, wanted = on_host(breccia.cast(x, recipe, axis=axis)), breccia.cast(x.cpu(), recipe, axis=axis)
+        assert torch.equal(found.data, wanted.data)
+        assert all(torch.equal(a, b) for a, b in zip(found.scales, wanted.scales, strict=True))
+        assert torch.equal(breccia.dequantize(breccia.cast(x, recipe, axis=axis)).cpu(), wanted.dequantize())
+
+
+@pytest.mark.parametrize("shape", [(576, 300), (128, 2048)])
+@pytest.mark.parametrize("name", ["nvfp4", "mxfp4", "int4_g32_f16"])
+def test_casts_down_the_columns_have_the_bits_of_numpy(name: str, shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    x, recipe = torch.randn(*shape, device="cuda").bfloat16(), recipes.find(name)
+    found, wanted = on_host(breccia.cast(x, recipe, axis=0)), breccia.cast(x.cpu(), recipe, axis=0)
+    assert all(torch.equal(a, b) for a, b in zip(found.scales, wanted.scales, strict=True))
+    assert torch.equal(found.data, wanted.data)
+
+
+def test_what_no_device_has_proven_runs_as_array_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BRECCIA_UNPROVEN")
+    x = torch.randn(48, 301, device="cuda").bfloat16()
+    with pytest.warns(FallbackWarning, match="has not been proven right on a device"):
+        found = breccia.cast(x, recipes.nvfp4, axis=0)
+    wanted = breccia.cast(x.cpu(), recipes.nvfp4, axis=0)
+    assert torch.equal(on_host(found).data, wanted.data)
+
+
+def test_seeds_and_given_scales(x: Any) -> None:
+    stochastic = recipes.mxfp4.with_policy(rounding="stochastic")
+    for seed in (5, -7, torch.tensor(123456789123, device="cuda")):
+        found = breccia.cast(x, stochastic, seed=seed)
+        wanted = breccia.cast(x.cpu(), stochastic, seed=seed if isinstance(seed, int) else seed.cpu())
+        assert torch.equal(found.data.cpu(), wanted.data)
+    scale = torch.tensor(0.01)
+    found = breccia.cast(x, recipes.float8_tensor, scale=scale.cuda())
+    assert torch.equal(found.data.cpu(), breccia.cast(x.cpu(), recipes.float8_tensor, scale=scale).data)
+
+
+def test_strided_arguments(x: Any) -> None:
+    recipe = recipes.float8_1x128
+    for view in (
+        x.T,
+        x[::2],
+        x[:, 64:256],
+        x.reshape(2, 65, 320)[:, 1:],
+        torch.randn(8, 1, device="cuda").expand(8, 96),
+    ):
+        assert torch.equal(breccia.cast(view, recipe).data.cpu(), breccia.cast(view.cpu(), recipe).data)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 64, 130, 600])
+def test_products_of_every_class_of_sizes(rows: int, weight: Any) -> None:
+    x = torch.randn(rows, 320, device="cuda").bfloat16()
+    wide = breccia.cast(torch.randn(320, 544, device="cuda"), recipes.mxfp8_e4m3, axis=0)
+    for w in (weight, wide):
+        reference = x.double() @ w.dequantize("float32").double()
+        error = (breccia.matmul(x, w).double() - reference).norm() / reference.norm()
+        assert error < 1e-5
+
+
+def test_nothing_waits_for_the_device(x: Any, weight: Any) -> None:
+    f = breccia.compile(layer)
+    f(x, weight)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        f(x, weight)
+        breccia.cast(x, recipes.nvfp4)
+        breccia.matmul(x, weight)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_graph_of_kernels_replays_on_new_values(x: Any, weight: Any) -> None:
+    f = breccia.compile(layer)
+    f(x, weight)
+    graph, static = torch.cuda.CUDAGraph(), x.clone()
+    with torch.cuda.graph(graph):
+        out = f(static, weight)
+    static.copy_(x * 2)
+    graph.replay()
+    wanted = f(x * 2, weight)
+    assert torch.equal(out.data, wanted.data)
+    assert torch.equal(out.scale, wanted.scale)
+
+
+def test_kernels_run_on_the_current_stream(x: Any, weight: Any) -> None:
+    f, stream = breccia.compile(layer), torch.cuda.Stream()
+    wanted = f(x, weight)
+    with torch.cuda.stream(stream):
+        slow = torch.randn(4096, 4096, device="cuda")
+        late = x * 0
+        for _ in range(8):
+            slow = slow @ slow * 1e-3
+        late += x
+        out = f(late, weight)
+    stream.synchronize()
+    assert torch.equal(out.data, wanted.data)
+
+
+def test_gradients_run_as_array_functions(x: Any, weight: Any) -> None:
+    def loss(x: Any) -> Any:
+        return breccia.matmul(x, weight)
+
+    f = breccia.compile(loss)
+    leaf = x.float().requires_grad_()
+    f(leaf).sum().backward()
+    wanted = weight.dequantize("float32").sum(1)
+    assert torch.allclose(leaf.grad, wanted.expand_as(leaf), rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        assert not f(leaf).requires_grad
+    with pytest.raises(GradientError, match="give no gradients"):
+        breccia.compile(loss, target=default_target([x]).full_name)(leaf)
+
+
+def test_delayed_scaling_on_the_device() -> None:
+    recipe = breccia.DelayedScaling(amax_history_len=16)
+    x = torch.randn(64, 128, device="cuda")
+    state, expected = breccia.delayed_init(recipe, x), breccia.delayed_init(recipe, x.cpu())
+    for step in range(3):
+        state = breccia.delayed_update(*state, breccia.amax(x * (step + 1)), recipe)
+        expected = breccia.delayed_update(*expected, breccia.amax(x.cpu() * (step + 1)), recipe)
+        assert all(torch.equal(a.cpu(), b) for a, b in zip(state, expected, strict=True))
+
+
+def test_large_strides() -> None:
+    base = torch.randn(1 << 22, 260, device="cuda", dtype=torch.bfloat16)
+    view = base.as_strided((70, 96), (1 << 23, 7))
+    wanted = breccia.cast(view.cpu(), recipes.float8_1x128)
+    assert torch.equal(breccia.cast(view, recipes.float8_1x128).data.cpu(), wanted.data)
+
+
+@pytest.mark.skipif(torch.cuda.is_available() and torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_several_devices(x: Any) -> None:
+    other = x.to("cuda:1")
+    found = breccia.cast(other, recipes.float8_1x128)
+    assert found.data.device == other.device
+    assert torch.equal(found.data.cpu(), breccia.cast(x, recipes.float8_1x128).data.cpu())
+
+
+def test_code_for_another_architecture_is_refused(x: Any) -> None:
+    other = "triton:sm_80" if default_target([x]).arch != "sm_80" else "triton:sm_89"
+    with pytest.raises(UnsupportedError, match="was made for triton:sm_8"):
+        breccia.compile(lambda x: x + 1, target=other)(x)
+
+
+def test_numpy_arrays_are_untouched() -> None:
+    assert default_target([np.zeros((2, 2), np.float32)]).name == "numpy"

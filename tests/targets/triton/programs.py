@@ -1,0 +1,108 @@
+"""Traced programs whose emitted Triton text is kept in golden files, and that are compiled without a device."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from xdsl.dialects.builtin import ModuleOp
+
+from breccia import formats, recipes
+from breccia.ir.capabilities import set_target
+from breccia.ir.dialect import parse_module
+from breccia.ir.pipeline import Pipeline
+from breccia.ir.types import ScaledType, scaled
+from breccia.passes import default_pipeline
+from breccia.recipes import Recipe
+from breccia.target import find
+from tests.targets.numpy.programs import SOFTMAX, normalized, quantized, x_type
+
+FP8_BLOCKS = ("float8_1x128", "float8_128x128")
+"""Recipes of an activation and of a weight."""
+
+
+def weight(recipe: Recipe, k: int, n: int, *, rows: bool) -> ScaledType:
+    """A weight whose blocks run along k: stored as [n, k] with `rows`, else as [k, n]."""
+    return scaled((n, k), formats.float32, recipe) if rows else scaled((k, n), formats.float32, recipe.along(0, 2))
+
+
+def gemm(a: str, b: str = "", *, k: int = 1024, n: int = 512, rows: bool = True, bias: bool = False) -> str:
+    """The product of a [M, k] and a weight, as bf16. a, b: recipes' names; an empty `a` is a plain bf16 activation."""
+    w = weight(recipes.find(b or a), k, n, rows=rows)
+    left = x_type(recipes.find(a), k) if a else f"!breccia.tensor<[M, {k}], bf16>"
+    lines = ["%t = breccia.transpose %w [1, 0]"] if rows else []
+    lines.append(f"%p = breccia.matmul %x, {'%t' if rows else '%w'}")
+    if bias:
+        lines += ["%h = breccia.binary add %p, %bias", "%g = breccia.unary silu %h"]
+    lines.append(f"%y = breccia.convert {'%g' if bias else '%p'} : bf16")
+    body = "\n  ".join(lines)
+    more = f", %bias : !breccia.tensor<[1, {n}], f32>" if bias else ""
+    return f"""
+func.func @gemm(%x : {left}, %w : {w}{more}) -> !breccia.tensor<[M, {n}], bf16> {{
+  {body}
+  func.return %y : !breccia.tensor<[M, {n}], bf16>
+}}"""
+
+
+def grouped(a: str = "float8_1x128", b: str = "float8_128x128", *, k: int = 512, n: int = 256) -> str:
+    """Four groups of rows, each times its own weight [n, k]."""
+    w = scaled((4, n, k), formats.float32, recipes.find(b))
+    return f"""
+func.func @grouped(%x : {x_type(recipes.find(a), k)}, %w : {w}, %offsets : !breccia.tensor<[5], i32>)
+    -> !breccia.tensor<[M, {n}], bf16> {{
+  %t = breccia.transpose %w [0, 2, 1]
+  %p = breccia.grouped_matmul %x, %t, %offsets
+  %y = breccia.convert %p : bf16
+  func.return %y : !breccia.tensor<[M, {n}], bf16>
+}}"""
+
+
+def cast(name: str, k: int = 1024) -> str:
+    """A bf16 activation encoded by a recipe."""
+    recipe = recipes.find(name)
+    return f"""
+func.func @cast(%x : !breccia.tensor<[M, {k}], bf16>) -> {x_type(recipe, k)} {{
+  %f = breccia.convert %x : f32
+  %q = {quantized(recipe, "%f", k)}
+  func.return %q : {x_type(recipe, k)}
+}}"""
+
+
+def dequantize(name: str, k: int = 1024) -> str:
+    """An activation decoded to bf16."""
+    return f"""
+func.func @decode(%q : {x_type(recipes.find(name), k)}) -> !breccia.tensor<[M, {k}], bf16> {{
+  %x = breccia.dequantize %q
+  %y = breccia.convert %x : bf16
+  func.return %y : !breccia.tensor<[M, {k}], bf16>
+}}"""
+
+
+fp8 = partial(gemm, *FP8_BLOCKS, bias=True)
+"""The FP8 product that most models run, with bias and silu."""
+
+GOLDEN: dict[str, tuple[str, str]] = {
+    "gemm_float8_1x128": ("sm_90", fp8()),
+    "gemm_int4_zero_point": ("sm_90", gemm("", "uint4_g128_f16")),
+    "gemm_nvfp4": ("sm_100", gemm("nvfp4")),
+    "gemm_mxfp8": ("gfx950", gemm("mxfp8_e4m3")),
+    "gemm_float8_as_bytes": ("sm_80", fp8()),
+    "grouped_float8": ("sm_90", grouped()),
+    "rms_norm": ("sm_90", normalized()),
+    "cast_mxfp6": ("sm_90", cast("mxfp6_e3m2")),
+    "softmax": ("sm_90", SOFTMAX.replace("N]", "200]")),
+}
+"""Name to (architecture, traced text)."""
+
+
+def lowered(text: str, arch: str) -> ModuleOp:
+    """The module after the whole pipeline for an architecture."""
+    module = parse_module(text)
+    capabilities = find(f"triton:{arch}").capabilities
+    set_target(module, capabilities)
+    Pipeline(default_pipeline(capabilities)).run(module)
+    return module
+
+
+def source(text: str, arch: str) -> str:
+    """What the Triton target prints for traced IR."""
+    return find(f"triton:{arch}").emit(lowered(text, arch))
