@@ -24,12 +24,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def proving(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kernels that wait for a proof run here."""
-    monkeypatch.setenv("BRECCIA_UNPROVEN", "1")
-
-
 @pytest.fixture
 def x() -> Any:
     torch.manual_seed(0)

@@ -353,7 +353,7 @@ print(json.dumps(report))
 
 @cache
 def _report() -> dict[str, Any]:
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "BRECCIA_UNPROVEN")}
     folder = Path(os.environ["BRECCIA_CACHE_DIR"]) / "triton-fake"
     environment |= {"TRITON_CACHE_DIR": str(folder), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     done = subprocess.run(
