@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from breccia.errors import UnsupportedError
 from breccia.ir import dims
@@ -46,6 +46,17 @@ def quoted(name: object) -> str:
 def entry_name(function: str) -> str:
     """The Python name of the IR function `function`; those of kernels and constants begin with an underscore."""
     return identifier(function)
+
+
+def check_entries(names: Iterable[str], target: str) -> None:
+    """Raise UnsupportedError where functions of these IR names would have one name in Python."""
+    entries: dict[str, str] = {}
+    for name in names:
+        clash = entries.setdefault(entry_name(name), name)
+        if clash != name:
+            raise UnsupportedError(
+                f"{target}: functions {comment(clash)} and {comment(name)} have one name in Python; rename one"
+            )
 
 
 class Names:

@@ -30,6 +30,7 @@ from breccia.ir.rewriting import insert_before, kernels, replace_op, with_locati
 from breccia.ir.tile_ops import DotOp, UnpackOp
 from breccia.ir.tiling import GridDim, Tiling, Window
 from breccia.ir.types import TensorType, tensor
+from breccia.passes._sharing import cone
 from breccia.passes._tile_sizes import APART
 from breccia.passes._walked import shape
 
@@ -87,13 +88,7 @@ def _best_form(value: SSAValue, side: int) -> str:
 
 def _slice(value: SSAValue) -> list[Operation]:
     """The ops that make `value` from the arguments of its region, in order."""
-    found: set[Operation] = set()
-    pending = [value]
-    while pending:
-        owner = pending.pop().owner
-        if isinstance(owner, Operation) and owner not in found:
-            found.add(owner)
-            pending += owner.operands
+    found = cone(value)
     block = value.owner.parent_block() if isinstance(value.owner, Operation) else None
     return [op for op in block.ops if op in found] if block is not None else []
 

@@ -25,8 +25,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import FuncOp, ReturnOp
 
 from breccia.codegen.lines import docstring, solve
-from breccia.codegen.names import RESERVED, Names, comment, entry_name
-from breccia.errors import UnsupportedError
+from breccia.codegen.names import RESERVED, Names, check_entries, comment, entry_name
 from breccia.ir import dims
 from breccia.ir.kernel import KernelOp
 from breccia.ir.rewriting import functions, show_location
@@ -42,15 +41,9 @@ HEADER = "import numpy as np\n\nfrom breccia.targets.numpy import runtime\n"
 def emit(module: ModuleOp) -> str:
     """Source text of a tiled module; raises UnsupportedError naming the op that cannot be printed."""
     constants = Constants()
-    entries: dict[str, str] = {}
+    check_entries([f.sym_name.data for f in functions(module)], "numpy")
     texts: list[str] = []
     for function in functions(module):
-        name = function.sym_name.data
-        clash = entries.setdefault(entry_name(name), name)
-        if clash != name:
-            raise UnsupportedError(
-                f"numpy: functions {comment(clash)} and {comment(name)} have one name in Python; rename one"
-            )
         texts += _Function(function, constants, len(texts)).texts()
     header = HEADER + ("\n" + "\n".join(constants.lines) + "\n" if constants.lines else "")
     return header + "".join(f"\n\n{text}\n" for text in texts)

@@ -31,7 +31,7 @@ from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Operation, SSAValue
 
 from breccia.codegen.lines import Sizes, docstring, origin, solve, tensor_type
-from breccia.codegen.names import RESERVED, Names, comment, entry_name, size_text
+from breccia.codegen.names import RESERVED, Names, check_entries, comment, entry_name, size_text
 from breccia.errors import UnsupportedError
 from breccia.ir import dims
 from breccia.ir.capabilities import Capabilities, target_of
@@ -64,16 +64,10 @@ def emit(module: ModuleOp) -> str:
     """Source text of a tiled module; raises UnsupportedError naming the op that cannot be printed."""
     capabilities = target_of(module, "emit")
     library = Library(native_formats(capabilities), exact_conversions(capabilities))
-    entries: dict[str, str] = {}
+    check_entries([f.sym_name.data for f in functions(module)], "triton")
     kernels: list[str] = []
     hosts: list[str] = []
     for function in functions(module):
-        name = function.sym_name.data
-        clash = entries.setdefault(entry_name(name), name)
-        if clash != name:
-            raise UnsupportedError(
-                f"triton: functions {comment(clash)} and {comment(name)} have one name in Python; rename one"
-            )
         host = _Host(function, library, capabilities, len(hosts))
         hosts.append(host.text())
         kernels += host.kernels
