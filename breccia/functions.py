@@ -42,7 +42,8 @@ def cast(x: Any, recipe: Recipe, axis: int = -1, dtype: Any = None, seed: Any = 
     x: array of rank 1 or more. axis: where the recipe's last axis lies: blocks run along it, so a weight [K, N] that is
     multiplied from the right is cast with axis=0. dtype: what it decodes to; by default x's float16 or bfloat16, else
     float32. seed: for stochastic rounding. scale: known scales, for static and delayed scaling: the innermost ones, or
-    a tuple of all levels, outermost first.
+    a tuple of all levels, outermost first, where None for the innermost has them computed (NVFP4 with a static scale of
+    the tensor), and None for another one stands for 1.
 
     Raises DTypeError for what is no recipe or no real array, ShapeError for rank 0 or a bad axis, RecipeError where a
     static recipe gets no scale.
@@ -431,7 +432,7 @@ def _has_kernel(recipe: Any, x: Any, seed: Any, scale: Any) -> bool:
     if namespace(x).dtype_name(x) not in ("float32", "bfloat16", "float16") or len(x.shape) == 0:
         return False
     known = scale if isinstance(scale, tuple | list) else () if scale is None else (scale,)
-    if not all(foreign(s) and namespace(s).dtype_name(s) != "uint8" for s in known) or not (
+    if not all(s is None or (foreign(s) and namespace(s).dtype_name(s) != "uint8") for s in known) or not (
         seed is None or foreign(seed) or -(2**63) <= seed < 2**63
     ):
         return False  # codes of scales mean what they are only to the array functions

@@ -17,7 +17,15 @@ from breccia.numerics import Components, blocks, decode, pack, unpack
 from breccia.numerics import dequantize as dequantize_components
 from breccia.numerics import quantize as quantize_array
 from breccia.numerics.fast import dequantize_storage
-from breccia.numerics.given import Side, array_like, check_zero_point, given_levels, innermost_array, level_arrays
+from breccia.numerics.given import (
+    Side,
+    any_given,
+    array_like,
+    check_zero_point,
+    given_levels,
+    innermost_array,
+    level_arrays,
+)
 from breccia.numerics.storage import LOGICAL, Shape, element_storage, logical_dtype, storage_dtype
 from breccia.recipes import Recipe, normalize_axis
 
@@ -500,7 +508,7 @@ def cast_array(
     axis: where the recipe's last axis lies; it is recorded in the recipe of the result. dtype: logical dtype of the
     result; by default that of x if float16 or bfloat16, else float32. seed: for stochastic rounding, an integer, or an
     integer array of one entry. scale: known scales (static or delayed scaling): the innermost ones, or a tuple of all
-    levels, outermost first.
+    levels, outermost first, where None for the innermost has them computed, and None for another one stands for 1.
 
     Raises ShapeError for rank 0 or a bad axis, DTypeError for complex input or something that is no recipe, RecipeError
     where a static recipe gets no scale.
@@ -535,7 +543,7 @@ def _cast(static: tuple[Recipe, str, int], x: Array, *rest: Array) -> ScaledTens
 
 
 def _given_scales(xp: Primitives, x: Any, scale: Any, recipe: Recipe) -> tuple[Array, ...] | None:
-    if scale is None:
+    if not any_given(scale, recipe):
         if recipe.policy.amax == "static":
             raise RecipeError(f"{recipe!r} has static scales: pass scale=<the scale to multiply by>")
         return None
@@ -544,9 +552,10 @@ def _given_scales(xp: Primitives, x: Any, scale: Any, recipe: Recipe) -> tuple[A
         raise RecipeError(f"{recipe!r} has {len(recipe.levels)} levels; got {len(levels)} arrays of scales")
     like = xp.as_float32(x)
     side = Side(xp, like)
-    made = tuple(None if a is None else side.array(_number(a), "scales") for a in levels)
+    known = levels[:-1] if levels[-1] is None else levels
+    made = tuple(None if a is None else side.array(_number(a), "scales") for a in known)
     arrays = level_arrays(xp, made, recipe, xp.shape(like), like)
-    for level, array in zip(recipe.levels, arrays, strict=True):
+    for level, array in zip(recipe.levels, arrays, strict=False):
         values = decode(array, level.dtype)
         if xp.surely_any(~((values > 0) & (values < float("inf")))):
             raise RecipeError(

@@ -250,6 +250,11 @@ def test_known_scales_and_seeds() -> None:
     assert breccia.compile(lambda x, s: breccia.cast(x, static, scale=s))(X, scale) == breccia.cast(
         X, static, scale=scale
     )
+    outer = breccia.cast(X, recipes.nvfp4).scales[0] * 2
+    for given in (outer, outer.reshape(())):
+        assert breccia.compile(lambda x, s: breccia.cast(x, recipes.nvfp4, scale=(s, None)))(X, given) == breccia.cast(
+            X, recipes.nvfp4, scale=(outer, None)
+        )
     for seed in (1, 2):
         eager = breccia.cast(X, seeded, seed=seed)
         assert breccia.compile(lambda x, s: breccia.cast(x, seeded, seed=s))(X, np.asarray(seed)) == eager

@@ -13,6 +13,7 @@ from breccia import recipes
 from breccia.arrays import _namespace, library, namespace, primitives_of
 from breccia.errors import BlockBorderError, DTypeError, FormatError, RecipeError, ShapeError, UnsupportedError
 from breccia.layouts import PerBlockK, PerBlockMN, PerTensor
+from breccia.numerics import decode
 from breccia.tensor import ScaledTensor, cast_array, concat, from_buffer, requantize
 
 ALL = recipes.all_recipes()
@@ -273,6 +274,18 @@ def test_static_and_given_scales():
             cast_array([[1.0]], static, scale=np.float32(bad))
     with pytest.raises(RecipeError, match="2 levels"):
         cast_array([[1.0]], recipes.nvfp4, scale=(np.float32(1),))
+
+
+def test_a_given_scale_of_the_tensor_leaves_those_of_blocks_to_be_computed():
+    x, recipe = gaussian(4, 64), recipes.nvfp4
+    dynamic = cast_array(x, recipe)
+    assert cast_array(x, recipe, scale=(dynamic.scales[0], None)) == dynamic
+    assert cast_array(x, recipe, scale=(None, None)) == dynamic
+    twice = cast_array(x, recipe, scale=(dynamic.scales[0] * 2, None))
+    assert np.array_equal(twice.scales[0], dynamic.scales[0] * 2)
+    assert np.array_equal(decode(twice.scale, recipe.innermost.dtype) * 2, decode(dynamic.scale, recipe.innermost.dtype))
+    with pytest.raises(RecipeError, match="2 levels"):
+        cast_array(x, recipe, scale=(None,))
 
 
 def test_cast_refuses_what_it_cannot_take():

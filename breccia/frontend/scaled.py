@@ -27,6 +27,7 @@ from breccia.ir.ops import (
 )
 from breccia.ir.types import DimsAttr, RecipeAttr, TensorType, component_types, decode_half, scaled
 from breccia.numerics.decode import element_range
+from breccia.numerics.given import any_given
 from breccia.recipes import Recipe
 from breccia.tensor import logical_dtype
 
@@ -72,7 +73,7 @@ def cast(
 
 def _given_scales(trace: Trace, x: Value, recipe: Recipe, scale: Any) -> tuple[list[SSAValue], list[int]]:
     """Operands for known scales, and the levels they stand for."""
-    if scale is None:
+    if not any_given(scale, recipe):
         if recipe.policy.amax == "static":
             trace.fail(RecipeError, f"{recipe!r} has static scales: pass scale=<the scale to multiply by>")
         return [], []
@@ -81,8 +82,9 @@ def _given_scales(trace: Trace, x: Value, recipe: Recipe, scale: Any) -> tuple[l
     if len(levels) != count:
         trace.fail(RecipeError, f"{recipe!r} has {count} levels; got {len(levels)} arrays of scales")
     parts = component_types(scaled(x.dims, ir_dtype(x._dtype), recipe))
-    operands = [_scale_operand(trace, s, kind) for s, (_, kind) in zip(levels, parts[1:], strict=False)]
-    return operands, list(range(count))
+    known = levels[:-1] if levels[-1] is None else levels
+    operands = [_scale_operand(trace, s, kind) for s, (_, kind) in zip(known, parts[1:], strict=False)]
+    return operands, list(range(len(known)))
 
 
 def _scale_operand(trace: Trace, given: Any, kind: TensorType) -> SSAValue:

@@ -34,6 +34,13 @@ def given_levels(scale: Any, scales: Sequence[Any] | None, recipe: Recipe) -> tu
     return (*(None for _ in recipe.levels[1:]), scale)
 
 
+def any_given(scale: Any, recipe: Recipe) -> bool:
+    """False where `cast` computes the scales of all levels: `scale` is None, or a tuple of it for each level."""
+    if isinstance(scale, tuple) and len(scale) == len(recipe.levels):
+        return any(level is not None for level in scale)
+    return scale is not None
+
+
 class Side:
     """Turns what is given beside the elements into arrays of their library. Invariant: one library and device."""
 
@@ -55,10 +62,10 @@ class Side:
 
 
 def level_arrays(xp: Primitives, levels: tuple[Any, ...], recipe: Recipe, shape: Shape, like: Array) -> tuple[Any, ...]:
-    """All levels' scales in storage after a check; ones for those that are None."""
+    """The scales of all levels, or of the outer ones, in storage after a check; ones for those that are None."""
     arrays: list[Array] = []
-    for i, (level, given) in enumerate(zip(recipe.levels, levels, strict=True)):
-        what = "scale" if i == len(levels) - 1 else f"scales[{i}]"
+    for i, (level, given) in enumerate(zip(recipe.levels, levels, strict=False)):
+        what = "scale" if i == len(recipe.levels) - 1 else f"scales[{i}]"
         needed = scale_shape(level, shape)
         if given is None:
             given = xp.full(needed, _code_of_one(level.dtype), level_dtype(level.dtype), like)
