@@ -220,6 +220,21 @@ class Sheet:
 
         self.table.row(f"{self.label} {name} breccia.{'compile' if compiled else 'cast'}", case, ours=True)
 
+    def static(self, name: str) -> None:
+        """A recipe of two levels whose outer scale is known, as serving has it: the input is read once."""
+        recipe, x = recipes.find(name), self.x
+
+        def cast(x: Any, scale: Any) -> Any:
+            return breccia.cast(x, recipe, scale=(scale, None))
+
+        def case() -> list[object]:
+            compiled, scale = self.given.compile(cast), breccia.cast(x, recipe).scales[0].reshape(())
+            found = _gpu.poisoned(lambda: compiled(x, scale))
+            slices_as_numpy(found, x, recipe)
+            return self.timed(lambda: compiled(x, scale), _gpu.nbytes(x, found), "bits equal")
+
+        self.table.row(f"{self.label} {name}, scale of the tensor given, breccia.compile", case, ours=True)
+
     def peer(self, name: str, who: str, make: Callable[[], Function]) -> None:
         def case() -> list[object]:
             function, x = make(), self.x
@@ -350,6 +365,7 @@ def main() -> None:
             sheet.ours(name, compiled=False)
             if given.full or (sheet.gate and not given.quick):
                 sheet.ours(name, compiled=True)
+        sheet.static("nvfp4")
         for name, mine, _, _, arguments in fused:
             sheet.fused(name, mine, arguments, exact=mine is two_ways)
         for name, _, theirs, plain, arguments in fused[:2] if given.quick else fused:

@@ -23,9 +23,6 @@ hypothesis.settings.load_profile("breccia")
 os.environ["BRECCIA_CACHE_DIR"] = tempfile.mkdtemp(prefix="breccia-tests-")
 atexit.register(shutil.rmtree, os.environ["BRECCIA_CACHE_DIR"], ignore_errors=True)
 
-# Kernels that wait for a device to prove them are proven here.
-os.environ["BRECCIA_UNPROVEN"] = "1"
-
 TESTS = Path(__file__).parent
 GOLDEN = TESTS / "golden"
 

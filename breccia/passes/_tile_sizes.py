@@ -10,7 +10,7 @@ from breccia.ir.attributes import ScheduleAttr
 from breccia.ir.capabilities import Capabilities
 from breccia.ir.hints import expected, typical_sizes
 from breccia.ir.kernel import KernelOp
-from breccia.ir.ops import GroupedMatmulOp, MatmulOp
+from breccia.ir.ops import GroupedMatmulOp, MatmulOp, QuantizeOp
 from breccia.ir.types import ScaledType, TensorType, format_of
 from breccia.passes._axes import shape_of
 from breccia.passes._plan import planned_blocks
@@ -19,9 +19,9 @@ Entries = dict[str, int | str]
 WARP_TILE = 64 * 64
 """Elements of a product's tile that keep one group of four warps busy."""
 ROW_ELEMENTS = 1024
-"""Elements of a rowwise tile for each warp: 32 registers of a thread."""
+"""Elements of rowwise tiles that are read for each warp: 32 registers of a thread."""
 REDUCED_ELEMENTS = 2048
-"""The same where warps have to exchange what they found: fewer of them do it quicker."""
+"""The same for whole rows, of which every warp has to know what the others found: fewer of them do it quicker."""
 HELD = 4
 """Times the elements that are asked for that a tile may hold before short rows are split too."""
 LINE = 64
@@ -43,7 +43,6 @@ def row_tiles(kernel: KernelOp, wanted: Entries, elements: int, said: Entries) -
     """
     wanted = {**wanted, **said}
     entries: Entries = dict(planned_blocks(kernel, "rowwise", _attribute(wanted), split=True))
-    asked = wanted["block_m"]
     # Results may be shorter than what they are made of, as sums of rows are.
     body = kernel.body.block
     shapes = [shape_of(v.type) for v in (*body.args, *(r for op in body.ops for r in op.results))]
@@ -66,9 +65,10 @@ def row_tiles(kernel: KernelOp, wanted: Entries, elements: int, said: Entries) -
     for name, size in (("block_m", height), ("block_n", columns if isinstance(columns, int) else 1)):
         entry = said.get(name, entries.get(name, size))
         held *= _next_power(entry if isinstance(entry, int) else 1)
-    rows = entries.get("block_m", 1)
-    exchanged = "block_n" not in entries or (isinstance(rows, int) and isinstance(asked, int) and rows > asked)
-    warps = min(max(held // (REDUCED_ELEMENTS if exchanged else ROW_ELEMENTS), 1), 16)
+    read = sum(len(s) > 1 and s[-1] == columns for s in (shape_of(a.type) for a in kernel.args))
+    encoded = sum(isinstance(op, QuantizeOp) for op in body.ops)  # twice: fewer warps leave each the registers for it
+    warps = held * read // max(encoded, 1) // ROW_ELEMENTS if "block_n" in entries else held // REDUCED_ELEMENTS
+    warps = min(max(warps, 1), 16)
     return {**entries, "num_warps": 1 << (warps.bit_length() - 1), **said}
 
 

@@ -12,7 +12,6 @@ import breccia
 from breccia import recipes
 from breccia.errors import GradientError, UnsupportedError
 from breccia.frontend.choice import default_target
-from breccia.frontend.compile import FallbackWarning
 
 torch = pytest.importorskip("torch")
 pytestmark = [
@@ -72,15 +71,6 @@ def test_casts_down_the_columns_have_the_bits_of_numpy(name: str, shape: tuple[i
     assert torch.equal(found.data, wanted.data)
 
 
-def test_what_no_device_has_proven_runs_as_array_functions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("BRECCIA_UNPROVEN")
-    x = torch.randn(48, 301, device="cuda").bfloat16()
-    with pytest.warns(FallbackWarning, match="has not been proven right on a device"):
-        found = breccia.cast(x, recipes.nvfp4, axis=0)
-    wanted = breccia.cast(x.cpu(), recipes.nvfp4, axis=0)
-    assert torch.equal(on_host(found).data, wanted.data)
-
-
 def test_seeds_and_given_scales(x: Any) -> None:
     stochastic = recipes.mxfp4.with_policy(rounding="stochastic")
     for seed in (5, -7, torch.tensor(123456789123, device="cuda")):
@@ -90,6 +80,10 @@ def test_seeds_and_given_scales(x: Any) -> None:
     scale = torch.tensor(0.01)
     found = breccia.cast(x, recipes.float8_tensor, scale=scale.cuda())
     assert torch.equal(found.data.cpu(), breccia.cast(x.cpu(), recipes.float8_tensor, scale=scale).data)
+    found = breccia.cast(x, recipes.nvfp4, scale=(scale.cuda(), None))
+    wanted = breccia.cast(x.cpu(), recipes.nvfp4, scale=(scale, None))
+    assert torch.equal(found.data.cpu(), wanted.data)
+    assert torch.equal(on_host(found).scale, wanted.scale)
 
 
 def test_strided_arguments(x: Any) -> None:

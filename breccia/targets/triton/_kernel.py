@@ -31,9 +31,6 @@ HALF_OF_REGISTERS = 128
 axes would take a few more, and one program alone leaves the memory idle while it computes."""
 MOST_STORED = 64 << 10
 """Most bytes of a result's tile that are stored through a descriptor: they lie in shared memory, beside operands."""
-UNPROVEN = "FP8 scales of blocks that do not run along the last axis"
-"""What an H100 computed wrong elements for, with Triton 3.6, where the interpreter and other shapes are right. Scales
-are encoded by integers since, which no device has proven; so these kernels do not launch unless told to."""
 GROUP = 8
 """Rows of tiles that are walked together, so that neighbouring programs find their operands in L2."""
 
@@ -101,6 +98,10 @@ class _Kernel:
             tuple(self._fill(w) for w in self.tiles.outputs), self._options(),
         )  # fmt: skip
 
+    @property
+    def _nvidia(self) -> bool:
+        return self.capabilities.name.startswith("triton:sm_")
+
     # -- the grid ------------------------------------------------------------------------------------------------------
 
     def _parallel(self) -> list[GridDim]:
@@ -118,11 +119,8 @@ class _Kernel:
             key: int(said.get(key, default)) for key, default in (("num_warps", 4), ("num_stages", 3))
         }
         encoded = [op.args[0] for op in self.kernel.finish.block.ops if isinstance(op, EncodeOp)]
-        nvidia = self.capabilities.name.startswith("triton:sm_")
-        if nvidia and options["num_warps"] == 8 and len(set(encoded)) < len(encoded):
+        if self._nvidia and options["num_warps"] == 8 and len(set(encoded)) < len(encoded):
             options["maxnreg"] = HALF_OF_REGISTERS
-        if nvidia and any(map(_unproven, self.kernel.walk())):
-            options["unproven"] = UNPROVEN
         return options
 
     def _programs(self) -> None:
@@ -298,7 +296,17 @@ class _Kernel:
 
     def _fetch(self, argument: SSAValue, i: int) -> None:
         """Load a window into a tile."""
-        self.pointers.load(argument, f"{self.operands[i]}_tile")
+        self.pointers.load(argument, f"{self.operands[i]}_tile", once=self._reads_once(i))
+
+    def _reads_once(self, i: int) -> bool:
+        """True where each element of an operand is read by one program, and by no kernel after this one: on NVIDIA,
+        the cache is then left to what is written."""
+        kernel, value = self.kernel, self.kernel.args[i]
+        if kernel.step.blocks or tensor_type(value.type).rank < 2 or not self._nvidia:
+            return False
+        if any(op is not kernel and not op.is_before_in_block(kernel) for op in (u.operation for u in value.uses)):
+            return False
+        return not self._races(self._window(i)) and sum(argument is value for argument in kernel.args) == 1
 
     def _store(self, out: SSAValue, name: str, window: Window, value: SSAValue) -> None:
         region = self.region
@@ -343,17 +351,6 @@ def signature_type(dtype: str) -> str:
         dtype.replace("bfloat16", "bf16").replace("float8", "fp8").replace("float", "fp")
         .replace("uint", "u").replace("int", "i")
     )  # fmt: skip
-
-
-def _unproven(op: Operation) -> bool:
-    """True for what encodes as `UNPROVEN` says."""
-    if not isinstance(op, EncodeOp):
-        return False
-    recipe, rank = op.recipe.data, tensor_type(op.args[0].type).rank
-    if not recipe.levels:
-        return False
-    dtype, block = recipe.innermost.dtype, recipe.blocks(rank)[-1]
-    return dtype.bits <= 8 and not dtype.is_power_of_two and block[-1] == 1
 
 
 def tile_bytes(t: TensorType) -> int:

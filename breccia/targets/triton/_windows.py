@@ -110,8 +110,9 @@ class Pointers:
         descriptor = self._descriptor(name, shape, window)
         self.region.line(f"{descriptor}.store([{', '.join(self._starts(window))}], {self.region[value]})")
 
-    def load(self, argument: SSAValue, wanted: str) -> None:
-        """Write the load of a prepared window; what lies outside is 0."""
+    def load(self, argument: SSAValue, wanted: str, *, once: bool = False) -> None:
+        """Write the load of a prepared window; what lies outside is 0. once: nothing reads it again, so that it need
+        not stay in the cache."""
         region = self.region
         t = tensor_type(argument.type)
         if argument in self.descriptors:
@@ -125,7 +126,8 @@ class Pointers:
             name = region.bind(argument, wanted)
             real = _is_real(t) or region.triton_dtype(t).startswith("float8")
             other = mask.replace("other=0", "other=0.0") if real else mask
-            region.line(f"{name} = tl.load({pointers}{other})")
+            policy = ', eviction_policy="evict_first"' if once else ""
+            region.line(f"{name} = tl.load({pointers}{other}{policy})")
             return
         size = t.shape[-1]
         assert isinstance(size, int), "legalize-windows refuses tiles of unknown size"

@@ -117,8 +117,7 @@ class Kernel:
     fn: decorated by `triton.jit`; its parameters are pointers, sizes, and then the strides of every axis of every
     strided pointer. pointers: what each pointer points to; a tensor of another dtype of that width will do. strided:
     the rank of each pointer's tensor, or 0 where it is contiguous. target: the architecture that the text is made for.
-    unproven: what the kernel does that has not been seen to be right on a device; such a kernel is refused unless
-    BRECCIA_UNPROVEN=1 is set. options: of Triton's compiler. `programs` programs run, on one axis; none where it is 0.
+    options: of Triton's compiler. `programs` programs run, on one axis; none where it is 0.
 
     Invariants: `call` compiles for what it has not seen, and is a function without `self`, which is what a call costs
     least through; `compiled` counts what was compiled.
@@ -126,7 +125,7 @@ class Kernel:
 
     def __init__(
         self, fn: Any, *, pointers: tuple[str, ...], strided: tuple[int, ...], sizes: int, target: str,
-        fp_fusion: bool = False, unproven: str = "", **options: Any,
+        fp_fusion: bool = False, **options: Any,
     ) -> None:  # fmt: skip
         unknown = [p for p in pointers if p not in _POINTERS]
         if unknown or len(strided) != len(pointers):
@@ -141,12 +140,6 @@ class Kernel:
                 f"{len(pointers)} pointers, {sizes} sizes and {sum(strided)} strides make {wanted}"
             )
         interpreted = not hasattr(fn, "cache_key")
-        if unproven and not interpreted and os.environ.get("BRECCIA_UNPROVEN", "0") in ("", "0"):
-            raise UnsupportedError(
-                f"kernel {fn.__name__.lstrip('_')} computes {unproven}, which has not been proven right on a device: "
-                "name no target, so that it runs as array functions; or encode a contiguous transpose along its last "
-                "axis; or set BRECCIA_UNPROVEN=1 to run it all the same"
-            )
         self.fn, self.pointers, self.strided, self.sizes, self.target = fn, pointers, strided, sizes, target
         self.options = {"enable_fp_fusion": fp_fusion, **options}
         self.compiled: dict[tuple[Any, ...], Any] = {}

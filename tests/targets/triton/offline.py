@@ -82,7 +82,7 @@ def compiled(arch: str, programs: Mapping[str, str], timeout: float = 300) -> di
     with tempfile.TemporaryDirectory(prefix="breccia-offline-") as folder:
         environment |= {
             "TRITON_CACHE_DIR": folder, "TRITON_ALWAYS_COMPILE": "1", "TRITON_DUMP_PTXAS_LOG": "1",
-            "BRECCIA_UNPROVEN": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
         }  # fmt: skip
         output, error = Path(folder) / "out", Path(folder) / "err"
         late = ""

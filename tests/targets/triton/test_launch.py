@@ -342,10 +342,6 @@ max_shared_mem.cache_clear()
 gemm(codes, torch.zeros(32, 2), codes.T)
 report["gemm"] = compiled[-1].asm["ttir"]
 other = rt.launch(sources["scale"].replace("sm_90", "sm_100"), "scale")
-unproven = sources["scale"].replace('target="sm_90"', 'unproven="sums of odd numbers", target="sm_90"')
-report["unproven"] = error(lambda: rt.launch(unproven, "scale"))
-os.environ["BRECCIA_UNPROVEN"] = "1"
-rt.launch(unproven, "scale")(x, factors)
 report["other device"] = error(lambda: other(x, factors))
 print(json.dumps(report))
 """
@@ -353,7 +349,7 @@ print(json.dumps(report))
 
 @cache
 def _report() -> dict[str, Any]:
-    environment = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "BRECCIA_UNPROVEN")}
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     folder = Path(os.environ["BRECCIA_CACHE_DIR"]) / "triton-fake"
     environment |= {"TRITON_CACHE_DIR": str(folder), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     done = subprocess.run(
@@ -453,10 +449,6 @@ def test_codes_are_passed_under_the_type_of_the_pointer(report: dict[str, Any]) 
             "DTypeError: kernel _scale_0 reads x as fp32, of 4 bytes; it was given a tensor of torch.float64",
         ),
         ("shared", "UnsupportedError: kernel _gemm_0 needs 4096 bytes of shared memory, and sm_90 has 1000"),
-        (
-            "unproven",
-            "UnsupportedError: kernel scale_0 computes sums of odd numbers, which has not been proven right",
-        ),
         (
             "other device",
             "UnsupportedError: kernel _scale_0 was made for triton:sm_100, and the tensors lie on a device",
