@@ -283,7 +283,9 @@ def test_a_given_scale_of_the_tensor_leaves_those_of_blocks_to_be_computed():
     assert cast_array(x, recipe, scale=(None, None)) == dynamic
     twice = cast_array(x, recipe, scale=(dynamic.scales[0] * 2, None))
     assert np.array_equal(twice.scales[0], dynamic.scales[0] * 2)
-    assert np.array_equal(decode(twice.scale, recipe.innermost.dtype) * 2, decode(dynamic.scale, recipe.innermost.dtype))
+    assert np.array_equal(
+        decode(twice.scale, recipe.innermost.dtype) * 2, decode(dynamic.scale, recipe.innermost.dtype)
+    )
     with pytest.raises(RecipeError, match="2 levels"):
         cast_array(x, recipe, scale=(None,))
 

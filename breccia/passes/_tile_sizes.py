@@ -13,6 +13,7 @@ from breccia.ir.kernel import KernelOp
 from breccia.ir.ops import GroupedMatmulOp, MatmulOp, QuantizeOp
 from breccia.ir.types import ScaledType, TensorType, format_of
 from breccia.passes._axes import shape_of
+from breccia.passes._group_tiles import element_name, group_tiles
 from breccia.passes._plan import planned_blocks
 
 Entries = dict[str, int | str]
@@ -100,6 +101,9 @@ def product_tiles(kernel: KernelOp, kind: str, wanted: Entries, capabilities: Ca
     stages do not fit. said: what the kernel's schedule has already, which stays.
     """
     op = _product(kernel)
+    together = group_tiles(kernel, op, capabilities, said) if isinstance(op, MatmulOp) else None
+    if together is not None:
+        return together
     apart = said["decode"] == APART if "decode" in said else _decodes_apart(op, capabilities)
     wanted = {**_fitting(op, wanted, apart=apart, whole=capabilities), **said}
     while True:
@@ -126,7 +130,7 @@ def _decodes_apart(op: MatmulOp | GroupedMatmulOp, capabilities: Capabilities) -
     least = capabilities.decode_rows
     if not least or isinstance(op, GroupedMatmulOp) or any(n is None or n < least for n in rows):
         return False
-    kinds = tuple(_element(v.type) for v in op.args[:2])
+    kinds = tuple(element_name(v.type) for v in op.args[:2])
     if "wgmma" in capabilities.features and all(_bits(v.type) == 8 for v in op.args[:2]):
         return any((row.a, row.b) == kinds for row in capabilities.mma)
     computed = _bits_of(op.properties.get("compute"))
@@ -191,16 +195,9 @@ def _computed_bits(op: MatmulOp | GroupedMatmulOp, capabilities: Capabilities) -
     """Bits of an element as it is multiplied: as it is stored where an instruction takes it, else in a wider float."""
     if op.properties.get("compute") is not None:
         return _bits_of(op.properties.get("compute"))
-    kinds = tuple(_element(v.type) for v in op.args[:2])
+    kinds = tuple(element_name(v.type) for v in op.args[:2])
     instructions = (*capabilities.mma, *capabilities.scaled_mma)
     return max(_bits(v.type) for v in op.args[:2]) if any((i.a, i.b) == kinds for i in instructions) else 32
-
-
-def _element(type_: object) -> str:
-    if isinstance(type_, ScaledType):
-        return type_.recipe.element.mlir
-    assert isinstance(type_, TensorType), "operands of products are arrays"
-    return str(type_.dtype)
 
 
 def _bits_of(dtype: Attribute | None) -> int:

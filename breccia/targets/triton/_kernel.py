@@ -4,9 +4,7 @@ over reduction dimensions, regions line by line.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 
 from xdsl.ir import Block, Operation, SSAValue
@@ -24,6 +22,7 @@ from breccia.ir.types import TensorType
 from breccia.targets.triton import _ops
 from breccia.targets.triton._casts import Library
 from breccia.targets.triton._region import Region
+from breccia.targets.triton._text import KernelText, head, signature_type, turned_results
 from breccia.targets.triton._windows import Pointers
 
 HALF_OF_REGISTERS = 128
@@ -33,24 +32,6 @@ MOST_STORED = 64 << 10
 """Most bytes of a result's tile that are stored through a descriptor: they lie in shared memory, beside operands."""
 GROUP = 8
 """Rows of tiles that are walked together, so that neighbouring programs find their operands in L2."""
-
-
-@dataclass(frozen=True)
-class KernelText:
-    """A kernel's function, and what its launcher needs to know.
-
-    parameters: pointers, sizes and strides, by name. symbols: sizes that it takes after its pointers. programs: how
-    many programs there are, as a size.
-    """
-
-    source: str
-    parameters: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
-    symbols: tuple[str, ...]
-    pointers: tuple[str, ...]
-    ranks: tuple[int, ...]
-    programs: dims.Dim
-    fills: tuple[str | None, ...]
-    options: dict[str, int | str]
 
 
 def kernel_text(
@@ -82,8 +63,9 @@ class _Kernel:
         self._skip_empty()
         carried = self._carried([d for d in self.tiles.grid if d.kind == "reduction"])
         values = self._block(kernel.finish.block, carried, self.tiles.finish_uses)
-        for out, result, window, value in zip(kernel.outs, self.results, self.tiles.outputs, values, strict=True):
-            self._store(out, result, window, value)
+        turned = turned_results(kernel, self.capabilities)
+        for i, (window, value) in enumerate(zip(self.tiles.outputs, values, strict=True)):
+            self._store(kernel.outs[i], self.results[i], window, value, turned=turned[i])
         symbols = tuple(sorted(region.sizes.used))
         strided = [tensor_type(a.type).rank for a in kernel.args]
         strides = [self.pointers.stride(o, i) for o, r in zip(self.operands, strided, strict=True) for i in range(r)]
@@ -91,11 +73,11 @@ class _Kernel:
         given = [*([self.pid] if self.part else ()), *self.operands, *self.results, *sizes, *strides]
         doc = docstring(kernel.kernel_name, kernel.args, [o.type for o in kernel.outs])
         types = [region.triton_dtype(tensor_type(v.type)) for v in (*kernel.args, *kernel.outs)]
-        source = f"@triton.jit\n{_head(name, given)}\n{doc}{region.text()}"
+        source = f"@triton.jit\n{head(name, given)}\n{doc}{region.text()}"
         return KernelText(
             source, ((*self.operands, *self.results), sizes, tuple(strides)), symbols,
-            tuple(map(signature_type, types)), (*strided, *(0 for _ in self.results)), self._count(),
-            tuple(self._fill(w) for w in self.tiles.outputs), self._options(),
+            tuple(map(signature_type, types)), (*strided, *(-2 if t else 0 for t in turned)), self._count(),
+            tuple(self._fill(w) for w in self.tiles.outputs), self._options(), turned,
         )  # fmt: skip
 
     @property
@@ -308,7 +290,7 @@ class _Kernel:
             return False
         return not self._races(self._window(i)) and sum(argument is value for argument in kernel.args) == 1
 
-    def _store(self, out: SSAValue, name: str, window: Window, value: SSAValue) -> None:
+    def _store(self, out: SSAValue, name: str, window: Window, value: SSAValue, *, turned: bool) -> None:
         region = self.region
         shape = tensor_type(out.type).shape
         if value in region.planes:
@@ -318,10 +300,15 @@ class _Kernel:
             return
         combine = window.combine if self._races(window) else None
         small = tile_bytes(tensor_type(value.type)) <= MOST_STORED
-        if self.pointers.descriptors and small and self._described(out, window, made_here=window.combine is None):
+        if (
+            not turned
+            and self.pointers.descriptors
+            and small
+            and self._described(out, window, made_here=window.combine is None)
+        ):
             self.pointers.store_described(name, shape, window, value)
             return
-        self.pointers.store(name, shape, window, value, combine)
+        self.pointers.store(name, shape, window, value, combine, turned=turned)
 
     def _races(self, window: Window) -> bool:
         """True where several programs meet in a window; segments keep programs of different groups apart."""
@@ -334,23 +321,6 @@ class _Kernel:
     def _fill(window: Window) -> str | None:
         """What a result holds before programs combine into it; None where it needs nothing."""
         return {"add": "0", "max": 'float("-inf")', None: None}[window.combine]
-
-
-def _head(name: str, parameters: Sequence[str]) -> str:
-    """The first line of a function; more lines where it would be long."""
-    line = f"def {name}({', '.join(parameters)}):"
-    if len(line) <= 120:
-        return line
-    inside = textwrap.indent(textwrap.fill(f"{', '.join(parameters)},", 116, break_long_words=False), "    ")
-    return f"def {name}(\n{inside}\n):"
-
-
-def signature_type(dtype: str) -> str:
-    """A Triton dtype as signatures spell it: `fp32`, `u8`, `fp8e4nv`."""
-    return (
-        dtype.replace("bfloat16", "bf16").replace("float8", "fp8").replace("float", "fp")
-        .replace("uint", "u").replace("int", "i")
-    )  # fmt: skip
 
 
 def tile_bytes(t: TensorType) -> int:

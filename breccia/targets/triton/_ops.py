@@ -72,7 +72,7 @@ def _iota(region: Region, op: Operation) -> None:
     size = t.shape[axis]
     if not isinstance(size, int):
         raise unsupported(op, "its size is not known")
-    text = f"{arange(size)}{spread(axis, t.rank)}"
+    text = region.along(size, axis, t.rank)
     if start != 0:
         text = f"{region.size(start)} + {text}"
     if str(t.dtype) != "i32":
@@ -253,7 +253,7 @@ def _mask(region: Region, op: Operation) -> None:
     (valid,) = prop(op, "valid")
     size, value = t.shape[axis], float(prop(op, "value"))
     assert isinstance(size, int), "masked tiles have known sizes"
-    inside = f"({arange(size)} < {region.size(valid, 3)}){spread(axis, t.rank)}"
+    inside = f"({region.along(size, axis, t.rank)} < {region.size(valid, 3)})"
     if is_float(t.dtype) and t.format is not None and t.format.bits > 8:
         number = repr(value) if value - value == 0 else f'float("{value}")'
         region.assign(op, f"tl.where({inside}, {region.loose(x)}, {number})")
@@ -430,8 +430,10 @@ def _position(region: Region, op: Operation, seed: SSAValue, shape: Sequence[int
     terms: list[str] = []
     for axis in reversed(range(len(shape))):
         start = prop(op, "origin")[axis]
-        along = arange(shape[axis]) if start == 0 else f"({region.size(start)} + {arange(shape[axis])})"
-        along = f"{along}{spread(axis, len(shape))}.to(tl.int64)"
+        along = region.along(shape[axis], axis, len(shape))
+        if start != 0:
+            along = f"({region.size(start)} + {along})"
+        along = f"{along}.to(tl.int64)"
         terms.insert(0, along if step == 1 else f"{along} * {region.size(step, 3)}")
         step = dims.mul(step, prop(op, "extent")[axis])
     index = region.names.fresh("index")

@@ -100,6 +100,10 @@ class Region:
             raise UnsupportedError(f"triton: tiles of {name} are not printed; convert to f32 first")
         return triton_type(fmt, self.library.native)
 
+    def along(self, size: int, axis: int, rank: int) -> str:
+        """The numbers from 0 to `size`, laid along an axis of a tile."""
+        return f"{arange(size)}{spread(axis, rank)}"
+
     # -- sizes ---------------------------------------------------------------------------------------------------------
 
     def size(self, dim: Dim, strength: int = 0) -> str:

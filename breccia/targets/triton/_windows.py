@@ -14,6 +14,7 @@ from breccia.ir.tile_ops import UnpackOp
 from breccia.ir.tiling import GridDim, Window
 from breccia.targets.triton import _functions
 from breccia.targets.triton._region import Region, arange, spread
+from breccia.targets.triton._text import turned_stride
 
 _INT32 = 1 << 31
 SHORT = 1 << 17
@@ -147,10 +148,13 @@ class Pointers:
 
     # -- storing -------------------------------------------------------------------------------------------------------
 
-    def store(self, name: str, shape: tuple[Dim, ...], window: Window, value: SSAValue, combine: str | None) -> None:
-        """Write the store of a tile, of what lies inside the result."""
+    def store(
+        self, name: str, shape: tuple[Dim, ...], window: Window, value: SSAValue, combine: str | None, *,
+        turned: bool = False,
+    ) -> None:  # fmt: skip
+        """Write the store of a tile, of what lies inside the result. turned: the rows of the result are neighbours."""
         region = self.region
-        pointers, masks = self._output(name, shape, window, 1)
+        pointers, masks = self._output(name, shape, window, 1, turned=turned)
         mask = f", mask={' & '.join(_wrapped(masks))}" if masks else ""
         pointers = self._pointed(name, pointers)
         text = region[value] if window.kept_axes else region.loose(value)
@@ -186,9 +190,9 @@ class Pointers:
         return found
 
     def _output(
-        self, name: str, shape: tuple[Dim, ...], window: Window, unit: int, part: int = 0
+        self, name: str, shape: tuple[Dim, ...], window: Window, unit: int, part: int = 0, *, turned: bool = False
     ) -> tuple[str, list[str]]:
-        """Pointers and masks of a contiguous result; of one byte in each `unit` of the last axis."""
+        """Pointers and masks of a contiguous result, or of a turned one; of one byte in each `unit` of the last axis."""
         region, kept = self.region, window.kept_axes
         rank = len(kept)
         texts, masks, tiled = [name], list[str](), 0
@@ -196,6 +200,8 @@ class Pointers:
             step: Dim = 1
             for size in shape[axis + 1 :]:
                 step = dims.mul(step, size)
+            if turned:
+                step = 1 if axis == 0 else turned_stride(shape[0])
             stride = region.size(step, 3)
             start, limit, block = self._start(window, axis), self._limit(window, axis, shape), window.block[axis]
             text = self._offset(start, stride, shape[axis], step)

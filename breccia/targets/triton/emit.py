@@ -40,10 +40,14 @@ from breccia.ir.kernel import KernelOp
 from breccia.ir.rewriting import functions, show_location
 from breccia.ir.types import TensorType
 from breccia.targets.triton._casts import Library
-from breccia.targets.triton._kernel import KernelText, kernel_text
+from breccia.targets.triton._gluon import HEADER as GLUON
+from breccia.targets.triton._gluon import NAMES as GLUON_NAMES
+from breccia.targets.triton._gluon import gluon_text
+from breccia.targets.triton._kernel import kernel_text
 from breccia.targets.triton._region import cdiv
+from breccia.targets.triton._text import KernelText
 
-HEADER = "import triton\nimport triton.language as tl\n\nfrom breccia.targets.triton import launch as rt\n"
+HEADER = "import triton\nimport triton.language as tl\n{}\nfrom breccia.targets.triton import launch as rt\n{}"
 _TYPED = ("f8E4M3FN", "f8E5M2", "f8E4M3FNUZ", "f8E5M2FNUZ", "i8")
 
 
@@ -72,7 +76,8 @@ def emit(module: ModuleOp) -> str:
         hosts.append(host.text())
         kernels += host.kernels
     texts = [*(text.strip() for text in library.texts), *kernels, *hosts]
-    return HEADER + "".join(f"\n\n{text}\n" for text in texts)
+    body = "".join(f"\n\n{text}\n" for text in texts)
+    return HEADER.format(*(GLUON if "@gluon.jit" in body else ("", ""))) + body
 
 
 class _Host:
@@ -80,7 +85,7 @@ class _Host:
 
     def __init__(self, function: FuncOp, library: Library, capabilities: Capabilities, number: int) -> None:
         self.function, self.library, self.capabilities = function, library, capabilities
-        self.names, self.sizes = Names(RESERVED), Sizes()
+        self.names, self.sizes = Names(RESERVED | GLUON_NAMES), Sizes()
         self.texts: dict[SSAValue, str] = {}
         self.kernel_names = Names()
         self.suffix = f"_{number}" if number else ""
@@ -143,7 +148,8 @@ class _Host:
 
     def _call(self, op: KernelOp) -> None:
         name = self.kernel_names.fresh(op.kernel_name) + self.suffix
-        text = kernel_text(op, f"_{name}", self.library, self.capabilities)
+        text = gluon_text(op, f"_{name}", self.library, self.capabilities)
+        text = text or kernel_text(op, f"_{name}", self.library, self.capabilities)
         self.kernels += [text.source, self._launcher(name, text)]
         outs = self._allocate(op, text)
         sizes = [self._size(dims.Sym(s)) for s in text.symbols]
@@ -155,10 +161,10 @@ class _Host:
         """Write what makes the results of a kernel; their names."""
         place = self._place(op)
         outs: list[str] = []
-        for out, fill in zip(op.outs, text.fills, strict=True):
+        for out, fill, turned in zip(op.outs, text.fills, text.turned, strict=True):
             outs.append(self._bind(out, out.name_hint or "out"))
             t = tensor_type(out.type)
-            made = "empty" if fill is None else "full"
+            made = "columns" if turned else "empty" if fill is None else "full"
             value = "" if fill is None else f"{fill}, "
             self._line(f"{outs[-1]} = rt.{made}({self._shape(t.shape)}, {value}rt.{host_dtype(t)}, {place})")
         return outs
@@ -193,6 +199,8 @@ class _Host:
             f"    pointers=({pointers},),",
             f"    strided=({', '.join(map(str, text.ranks))},),",
             f"    sizes={len(text.symbols)},",
+            *([f"    boxes=({', '.join(map(str, text.boxes))},),"] if text.boxes else []),
+            *([f"    columns=({', '.join(map(str, text.columns))},),"] if text.columns else []),
             *(f"    {key}={_literal(value)}," for key, value in text.options.items()),
             f'    target="{arch}",',
         ]
@@ -280,7 +288,7 @@ def joined(names: Sequence[str], texts: Sequence[KernelText]) -> KernelText:
     ]
     return KernelText(
         "\n".join(lines), (tuple(given), (), ()), symbols, texts[0].pointers + texts[1].pointers,
-        _ranks(texts), dims.add(texts[0].programs, texts[1].programs), (), texts[0].options,
+        _ranks(texts), dims.add(texts[0].programs, texts[1].programs), (), texts[0].options, (),
     )  # fmt: skip
 
 

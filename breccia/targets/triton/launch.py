@@ -59,6 +59,18 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype, like: Tensor) -> Tensor:
     return _quick_empty(shape, (shape[1], 1) if len(shape) == 2 else _contiguous(shape), dtype)
 
 
+def columns(shape: tuple[int, ...], dtype: torch.dtype, like: Tensor) -> Tensor:
+    """A matrix on the device of `like` whose rows are neighbours, columns 16 bytes aligned; entries are to be written.
+
+    >>> columns((6, 3), f32, torch.zeros(1)).stride()
+    (1, 8)
+    """
+    strides = 1, -(-shape[0] // 4) * 4
+    if not like.is_cuda or (_several and _internals._cuda_getDevice() != like.get_device()):
+        return torch.empty_strided(shape, strides, dtype=dtype, device=like.device)
+    return _quick_empty(shape, strides, dtype)
+
+
 def full(shape: tuple[int, ...], value: float, dtype: torch.dtype, like: Tensor) -> Tensor:
     """A contiguous tensor of one value, for programs to combine into, on the device of `like`.
 
@@ -116,8 +128,11 @@ class Kernel:
 
     fn: decorated by `triton.jit`; its parameters are pointers, sizes, and then the strides of every axis of every
     strided pointer. pointers: what each pointer points to; a tensor of another dtype of that width will do. strided:
-    the rank of each pointer's tensor, or 0 where it is contiguous. target: the architecture that the text is made for.
-    options: of Triton's compiler. `programs` programs run, on one axis; none where it is 0.
+    the rank of each pointer's tensor, or 0 where it is contiguous, or -2 where it is from `columns`. target: the architecture that the text is made for.
+    boxes: for a kernel in Gluon, what each pointer that is a descriptor moves at once, and None for the others; such a
+    kernel walks over `programs` tiles with as many programs as there are multiprocessors. columns: numbers of pointers
+    whose rows should be neighbours, and are copied so that they are. options: of Triton's compiler.
+    `programs` programs run, on one axis; none where it is 0.
 
     Invariants: `call` compiles for what it has not seen, and is a function without `self`, which is what a call costs
     least through; `compiled` counts what was compiled.
@@ -125,7 +140,8 @@ class Kernel:
 
     def __init__(
         self, fn: Any, *, pointers: tuple[str, ...], strided: tuple[int, ...], sizes: int, target: str,
-        fp_fusion: bool = False, **options: Any,
+        fp_fusion: bool = False, boxes: tuple[tuple[int, int] | None, ...] = (),
+        columns: tuple[int, ...] = (), **options: Any,
     ) -> None:  # fmt: skip
         unknown = [p for p in pointers if p not in _POINTERS]
         if unknown or len(strided) != len(pointers):
@@ -133,13 +149,16 @@ class Kernel:
                 f"kernel {fn.__name__}: pointers {pointers} with ranks {strided}; a rank is wanted for each, and "
                 f"pointers are of {', '.join(_POINTERS)}"
             )
-        wanted = len(pointers) + sizes + sum(strided)
+        strides = sum(rank for rank in strided if rank > 0)
+        wanted = len(pointers) + sizes + strides
         if len(fn.arg_names) != wanted:
             raise FormatError(
                 f"kernel {fn.__name__} has {len(fn.arg_names)} parameters ({', '.join(fn.arg_names)}); "
-                f"{len(pointers)} pointers, {sizes} sizes and {sum(strided)} strides make {wanted}"
+                f"{len(pointers)} pointers, {sizes} sizes and {strides} strides make {wanted}"
             )
         interpreted = not hasattr(fn, "cache_key")
+        self.strides, self.columns = strides, columns
+        self.boxes = {i: box for i, box in enumerate(boxes) if box is not None}
         self.fn, self.pointers, self.strided, self.sizes, self.target = fn, pointers, strided, sizes, target
         self.options = {"enable_fp_fusion": fp_fusion, **options}
         self.compiled: dict[tuple[Any, ...], Any] = {}
@@ -165,7 +184,7 @@ class Kernel:
         self.fn[(programs,)](*views, *sizes, *self._strides(tensors))
 
     def _strides(self, tensors: Sequence[Tensor]) -> tuple[int, ...]:
-        return tuple(s for t, rank in zip(tensors, self.strided, strict=True) if rank for s in t.stride())
+        return tuple(s for t, rank in zip(tensors, self.strided, strict=True) if rank > 0 for s in t.stride())
 
     def _check(self, tensors: Sequence[Tensor]) -> None:
         """Raise DTypeError or UnsupportedError for tensors that the kernel would read wrongly."""
@@ -175,6 +194,10 @@ class Kernel:
                     f"kernel {self.fn.__name__} reads {name} as {pointer}, of {_POINTERS[pointer].itemsize} bytes; it "
                     f"was given a tensor of {tensor.dtype} and shape {tuple(tensor.shape)}"
                 )
+            if rank == 0 and tensor.dim() == 2 and self.fn.arg_names.index(name) in self.boxes:
+                continue
+            if rank == -2 and tensor.stride() == (1, -(-tensor.shape[0] // 4) * 4):
+                continue
             if tensor.dim() != rank if rank else not tensor.is_contiguous():
                 wanted = f"{rank} axes" if rank else "a contiguous tensor"
                 raise DTypeError(
@@ -199,14 +222,40 @@ class Kernel:
             kernel = self.compiled.get(key)
             if kernel is None:
                 kernel = self.compiled[key] = specialized.compile()
-            return (*_arguments_of(kernel), _stream_of(), _current_device(), *strides)
+            arguments = _arguments_of(kernel, boxed=bool(self.boxes))
+            return (*arguments, _stream_of(), _current_device(), *self._boxed(kernel, tensors, device), *strides)
 
-    def launch_slowly(self, entry: tuple[Any, ...], programs: int, values: Sequence[int], tensor: Tensor) -> None:
-        """Launch with Triton's hooks, on the tensor's device whatever the current one is."""
-        device = _gpu(tensor)
+    def _boxed(self, kernel: Any, tensors: Sequence[Tensor], device: int) -> tuple[Any, ...]:
+        """(descriptors, most programs, whether tensors have to be copied), where the kernel takes descriptors."""
+        if not self.boxes:
+            return ()
+        rough = not all(_descriptors().fits(tensors[i]) for i in self.boxes)
+        rough |= any(tensors[i].stride(0) != 1 < tensors[i].shape[0] for i in self.columns)
+        maps = _descriptors().Maps(kernel, [(self.pointers[i], box) for i, box in self.boxes.items()])
+        return maps, torch.cuda.get_device_properties(device).multi_processor_count, rough
+
+    def aligned(self, call: Callable[..., None], programs: int, *args: Any) -> None:
+        """Launch on copies of those tensors that no descriptor can take."""
+        given: list[Any] = list(args)
+        for i in self.boxes:
+            given[i] = _descriptors().aligned(args[i])
+        for i in self.columns:
+            if args[i].stride(0) != 1 < args[i].shape[0]:
+                given[i] = columns(tuple(args[i].shape), args[i].dtype, args[i]).copy_(args[i])
+        call(programs, *given)
+
+    def launch_slowly(
+        self, entry: tuple[Any, ...], programs: int, tensors: Sequence[Tensor], sizes: Sequence[int]
+    ) -> None:
+        """Launch with Triton's hooks, on the tensors' device whatever the current one is."""
+        device = _gpu(tensors[0])
         _set_allocator()
+        values = [
+            _descriptors().described(t, self.pointers[i], self.boxes[i]) if i in self.boxes else t.data_ptr()
+            for i, t in enumerate(tensors)
+        ]
         with _on(device):
-            kernel, arguments = entry[0], (*values, *entry[len(entry) - sum(self.strided) :])
+            kernel, arguments = entry[0], (*values, *sizes, *entry[len(entry) - self.strides :])
             stream = _stream_of()(device)
             metadata = kernel.launch_metadata((programs, 1, 1), stream, *arguments)
             hooks = knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook
@@ -227,8 +276,11 @@ class _Specialized:
         self.signature: dict[str, str] = {}
         self.constants: dict[tuple[int], int] = {}
         self.attributes: dict[tuple[int], Any] = {}
-        for tensor, pointer in zip(tensors, kernel.pointers, strict=True):
-            self._add(f"*{pointer}", tensor.data_ptr() % 16 == 0)
+        for i, (tensor, pointer) in enumerate(zip(tensors, kernel.pointers, strict=True)):
+            if i in kernel.boxes:
+                self._add(_descriptors().kind_of(pointer, kernel.boxes[i]), divisible=False)
+            else:
+                self._add(f"*{pointer}", tensor.data_ptr() % 16 == 0)
         for i, number in enumerate((*sizes, *strides)):
             if i >= len(sizes) and number >= LONG_STRIDE:
                 self._add("i64", number % 16 == 0)
@@ -253,7 +305,8 @@ class _Specialized:
                 f"kernel {name} was made for triton:{self.kernel.target}, and the tensors lie on a device that is "
                 f"{arch}; compile with target='triton:{arch}'"
             )
-        source = ASTSource(self.kernel.fn, self.signature, self.constants, self.attributes)
+        kind = _descriptors().GluonASTSource if self.kernel.boxes else ASTSource
+        source = kind(self.kernel.fn, self.signature, self.constants, self.attributes)
         options = dict(self.kernel.options)
         while True:
             compiled = triton.compile(source, target=target, options=options)
@@ -277,15 +330,27 @@ def _quick_call(kernel: Kernel) -> Callable[..., None]:
     Strides and sizes look up, by their values, what launches; so neither they nor the constants are gone through again.
     """
     tensors = [f"t{i}" for i in range(len(kernel.pointers))]
-    values = ", ".join([*(f"p{i}" for i in range(len(tensors))), *(f"n{i}" for i in range(kernel.sizes))])
-    given = ", ".join([*tensors, *(f"n{i}" for i in range(kernel.sizes))])
+    boxed = {i: number for number, i in enumerate(kernel.boxes)}
     sizes = "".join(f"n{i}, " for i in range(kernel.sizes))
-    strided = "".join(f"{t}.stride(), " for t, rank in zip(tensors, kernel.strided, strict=True) if rank)
-    strides = "".join(f", s{i}" for i in range(sum(kernel.strided)))
+    values = "".join(f"*d[{boxed[i]}], " if i in boxed else f"p{i}, " for i in range(len(tensors))) + sizes
+    given = ", ".join([*tensors, *(f"n{i}" for i in range(kernel.sizes))])
+    looked = [t for i, (t, rank) in enumerate(zip(tensors, kernel.strided, strict=True)) if rank > 0 or i in boxed]
+    strided = "".join(f"{t}.stride(), " for t in looked)
+    strides = "".join(f", s{i}" for i in range(kernel.strides))
     if _TUPLED:
-        arguments = f"packed, None, None, None, None, None, marks, layout, ({values}{strides},)"
+        arguments = f"packed, None, None, None, None, None, marks, layout, ({values}{strides.removeprefix(', ')},)"
     else:
-        arguments = f"None, None, packed, None, None, None, {values}{strides}"
+        arguments = f"None, None, packed, None, None, None, {values}{strides.removeprefix(', ')}"
+    arguments = arguments.replace(", ,)", ",)")
+    maps = f"""
+    if rough:
+        return aligned(call, programs, {given})
+    if programs > most:
+        programs = most
+    d = maps.known.get(({"".join(f"p{i}, " for i in boxed)}))
+    if d is None:
+        d = maps.find(({"".join(f"p{i}, " for i in boxed)}), ({"".join(f"t{i}, " for i in boxed)}))"""
+    all_tensors = f"({''.join(f'{t}, ' for t in tensors)})"
     text = f"""
 def call(programs, {given}):
     if not programs:
@@ -298,12 +363,12 @@ def call(programs, {given}):
     key = (device, low, {sizes}{strided})
     entry = ready.get(key)
     if entry is None:
-        entry = remember(key, ({"".join(f"{t}, " for t in tensors)}), ({sizes}))
-    kernel, launch, function, cooperative, dependent, packed, marks, layout, stream, current{strides} = entry
+        entry = remember(key, {all_tensors}, ({sizes}))
+    kernel, launch, function, cooperative, dependent, packed, marks, layout, stream, current{", maps, most, rough" if boxed else ""}{strides} = entry{maps if boxed else ""}
     if enters or exits or runtime.launch_enter_hook is not enter or runtime.launch_exit_hook is not leave:
-        return slowly(entry, programs, ({values},), t0)
+        return slowly(entry, programs, {all_tensors}, ({sizes}))
     if current is not None and current() != device:
-        return slowly(entry, programs, ({values},), t0)
+        return slowly(entry, programs, {all_tensors}, ({sizes}))
     launch(programs, 1, 1, stream(device), function, cooperative, dependent, {arguments})
 """
     ready = kernel.ready
@@ -318,14 +383,14 @@ def call(programs, {given}):
     # The chains that Triton begins with: a hook that was set, rather than added to them, is told by its identity.
     enter, leave = type(knobs.runtime).launch_enter_hook, type(knobs.runtime).launch_exit_hook
     scope: dict[str, Any] = {
-        "ready": ready, "remember": remember, "slowly": kernel.launch_slowly, "runtime": knobs.runtime, "enter": enter,
+        "ready": ready, "remember": remember, "slowly": kernel.launch_slowly, "aligned": kernel.aligned, "runtime": knobs.runtime, "enter": enter,
         "leave": leave, "enters": enter.calls, "exits": leave.calls,
     }  # fmt: skip
     exec(compile(text, f"<call of {kernel.fn.__name__}>", "exec", dont_inherit=True), scope)
     return scope["call"]
 
 
-def _arguments_of(kernel: Any) -> tuple[Any, ...]:
+def _arguments_of(kernel: Any, *, boxed: bool = False) -> tuple[Any, ...]:
     """(kernel, launch, function, cooperative, dependent, packed, marks, layout) of a loaded CompiledKernel.
 
     `launch` is the driver's C function where this version of Triton is known to have one and the kernel needs no memory
@@ -339,7 +404,8 @@ def _arguments_of(kernel: Any) -> tuple[Any, ...]:
     run, function, packed = kernel.run, kernel.function, kernel.packed_metadata
     if type(run).__name__ == "CudaLauncher" and (_TUPLED or _VERSION == "3.6"):
         if not (run.global_scratch_size or run.profile_scratch_size or getattr(run, "gsan_enabled", False)):
-            fixed = kernel, run.launch, function, run.launch_cooperative_grid, run.launch_pdl, packed
+            launcher = _descriptors().bare_launcher(run.launch) if boxed else run.launch
+            fixed = kernel, launcher, function, run.launch_cooperative_grid, run.launch_pdl, packed
             return (*fixed, run.arg_annotations, run.kernel_signature) if _TUPLED else (*fixed, None, None)
 
     def launch(x: int, y: int, z: int, stream: int, *rest: Any) -> None:
@@ -347,6 +413,11 @@ def _arguments_of(kernel: Any) -> tuple[Any, ...]:
         run(x, y, z, stream, function, packed, None, None, None, *(rest[-1] if _TUPLED else rest[9:]))
 
     return kernel, launch, function, False, False, packed, None, None
+
+
+def _descriptors() -> Any:
+    """What knows of descriptors and Gluon; loaded for kernels that need it."""
+    return importlib.import_module("breccia.targets.triton._descriptors")
 
 
 def _set_allocator() -> None:

@@ -1,0 +1,138 @@
+"""Tile sizes where groups of warps share what one warp loads (Hopper): a cost model picks among shapes of programs.
+
+A program's tile is `groups * waves_m` by `waves_n` tiles of 64 rows and `block_n` columns. What it costs: for each step
+of 128 bytes along k the longer of the instructions' time and of the time in which both operands come out of the L2
+cache; an epilogue; and all of it as often as the tiles go around the multiprocessors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from breccia.ir.attributes import ScheduleAttr
+from breccia.ir.capabilities import Capabilities
+from breccia.ir.hints import expected, typical_sizes
+from breccia.ir.kernel import KernelOp
+from breccia.ir.ops import MatmulOp, TransposeOp
+from breccia.ir.types import ScaledType, TensorType
+from breccia.passes._axes import shape_of
+from breccia.passes._plan import planned_blocks
+
+Entries = dict[str, int | str]
+ROWS = 64
+STEP = 128
+"""Elements of 8 bits along k in one step: as many as the widest swizzle of shared memory covers."""
+MULTIPROCESSORS = 132
+PRODUCTS = 4096
+"""Products of 8-bit elements in a cycle of a multiprocessor."""
+CACHE_BYTES = 46.6
+"""Bytes out of the L2 cache in a cycle, for each multiprocessor."""
+EPILOGUE = 600
+"""Cycles for what becomes of one tile of 64 rows; those of a group come one after the other."""
+LEAST_ROWS = 129
+"""Rows from which on tiles of 128 rows and more are worth it."""
+MANY_BYTES = 40 << 10
+"""Of stages of so many bytes, four cover the way from memory."""
+RESERVED_BYTES = 1024
+"""Scratch memory for barriers."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The shape of a program: groups of four warps, and how many tiles along m and n each of them has."""
+
+    groups: int
+    waves_m: int
+    waves_n: int
+    block_n: int = 128
+
+    @property
+    def rows(self) -> int:
+        return ROWS * self.groups * self.waves_m
+
+    @property
+    def columns(self) -> int:
+        return self.block_n * self.waves_n
+
+
+SHAPES = (Shape(2, 2, 1), Shape(2, 1, 2), Shape(3, 1, 1), Shape(2, 1, 1))
+SMALL = (Shape(2, 1, 1),)
+"""Where registers hold no second tile, since both operands have scales along the step."""
+
+
+def group_tiles(kernel: KernelOp, op: MatmulOp, capabilities: Capabilities, said: Entries) -> Entries | None:
+    """The schedule of a product for groups of warps; None where it does not suit the product or the architecture."""
+    wanted = {"wgmma", "tma", "warp_specialize"}
+    if not wanted <= set(capabilities.features) or "block_m" in said or "num_warps" in said:
+        return None
+    sizes = typical_sizes(op)
+    shape, depth = shape_of(op.out.type), shape_of(op.args[0].type)[-1]
+    rows, columns = (expected(d, sizes) for d in shape[-2:])
+    if len(shape) != 2 or rows is None or columns is None or not isinstance(depth, int) or rows < LEAST_ROWS:
+        return None
+    if not _takes_bytes(op, capabilities) or not _lies_right(op, rows, columns, capabilities):
+        return None
+    blocks: Entries = {"block_m": ROWS, "block_n": STEP, "block_k": STEP}
+    planned = planned_blocks(kernel, "gemm", ScheduleAttr(tuple({**blocks, **said}.items())))
+    if planned != blocks:
+        return None
+    narrow = all(_walks_columns(op, side) for side in (0, 1))
+    best = min(SMALL if narrow else SHAPES, key=lambda s: cost(s, rows, columns, depth))
+    stages = _stages(best, capabilities, kernel, op)
+    if stages < 3:
+        return None
+    entries: Entries = {**blocks, "groups": best.groups, "waves_m": best.waves_m, "waves_n": best.waves_n}
+    return {**entries, "raster": 8, "num_warps": 4, "num_stages": stages, "decode": "apart", **said}
+
+
+def cost(shape: Shape, rows: int, columns: int, depth: int) -> float:
+    """Cycles that a product takes with programs of that shape."""
+    tiles = -(-rows // shape.rows) * -(-columns // shape.columns)
+    products = shape.rows * shape.columns * STEP / PRODUCTS
+    loads = (shape.rows + shape.columns) * STEP / CACHE_BYTES
+    one = -(-depth // STEP) * max(products, loads) + EPILOGUE * shape.waves_m * shape.waves_n
+    return -(-tiles // MULTIPROCESSORS) * one
+
+
+def element_name(type_: object) -> str:
+    """The format of an operand's elements, by its MLIR name."""
+    if isinstance(type_, ScaledType):
+        return type_.recipe.element.mlir
+    assert isinstance(type_, TensorType), "operands of products are arrays"
+    return str(type_.dtype)
+
+
+def _takes_bytes(op: MatmulOp, capabilities: Capabilities) -> bool:
+    """True where both operands are multiplied as the 8-bit floats that they are stored as."""
+    kinds = tuple(element_name(v.type) for v in op.args[:2])
+    known = any((row.a, row.b) == kinds for row in capabilities.mma)
+    return known and op.properties.get("compute") is None and all(k.startswith("f8") for k in kinds)
+
+
+def _lies_right(op: MatmulOp, rows: int, columns: int, capabilities: Capabilities) -> bool:
+    """True where both operands lie as rows of k, or will be turned, which pays for large products."""
+    if min(rows, columns) >= capabilities.decode_rows > 0:
+        return True
+    return isinstance(op.args[1].owner, TransposeOp) and not isinstance(op.args[0].owner, TransposeOp)
+
+
+def _walks_columns(op: MatmulOp, side: int) -> bool:
+    """True where an operand has a scale for each row of it and each step along k."""
+    type_, place = op.args[side].type, op.properties.get(("place_a", "place_b")[side])
+    if not isinstance(type_, ScaledType) or place is None or "mainloop" not in place.data:  # type: ignore[attr-defined]
+        return False
+    block = type_.recipe.blocks(type_.rank)[-1]
+    return (block[0] if side == 0 else block[1]) == 1
+
+
+def _stages(shape: Shape, capabilities: Capabilities, kernel: KernelOp, op: MatmulOp) -> int:
+    """How many steps of both operands fit beside the tiles that leave; of large ones four are enough."""
+    whole = shape_of(op.out.type)
+    leaving = [
+        t.format.bits
+        for t in (o.type for o in kernel.outs)
+        if isinstance(t, TensorType) and t.shape == whole and t.format
+    ]
+    bytes_ = sum(leaving) * shape.groups * ROWS * shape.block_n // 8
+    stage = (shape.rows + shape.columns) * STEP
+    return min((capabilities.scratch_bytes - RESERVED_BYTES - bytes_) // stage, 4 if stage >= MANY_BYTES else 6)

@@ -1,0 +1,570 @@
+"""Products for Hopper in Gluon: one warp loads, groups of four warps multiply, and programs walk over tiles.
+
+    _gemm_0        shared memory, barriers, and the start of the parts
+    _gemm_0_load   one warp: tiles of both operands into a ring of stages, as soon as a stage is free
+    _gemm_0_math   a group of four warps: matrix instructions on what has arrived; scales of the next step meanwhile
+    _gemm_0_finish what becomes of the sums of one tile, and where it goes
+
+Groups take turns by themselves: while one promotes its sums, the tensor cores work for another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from xdsl.ir import BlockArgument, SSAValue
+
+from breccia.codegen.lines import docstring, kernel_symbols, tensor_type
+from breccia.codegen.names import RESERVED, Names
+from breccia.errors import UnsupportedError
+from breccia.ir import dims
+from breccia.ir.capabilities import Capabilities
+from breccia.ir.kernel import KernelOp
+from breccia.ir.ops import TransposeOp, YieldOp
+from breccia.ir.types import TensorType
+from breccia.targets.triton import _ops
+from breccia.targets.triton._casts import Library
+from breccia.targets.triton._region import Region
+from breccia.targets.triton._specialized import ROWS, STEP_BYTES, Product, specialized
+from breccia.targets.triton._text import KernelText, head, signature_type, turned_results, turned_stride
+
+_IMPORTED = (
+    "async_load", "async_store", "fence_async_shared", "mbarrier", "store_wait", "warpgroup_mma", "warpgroup_mma_wait",
+)  # fmt: skip
+HEADER = (
+    "from triton.experimental import gluon\nfrom triton.experimental.gluon import language as gl\n",
+    "from breccia.targets.triton.hopper import (\n" + "".join(f"    {name},\n" for name in _IMPORTED) + ")\n",
+)
+"""What comes after Triton's own imports, and after breccia's."""
+NAMES = frozenset({"gl", "gluon", *_IMPORTED})
+"""What the header brings."""
+_WORDS = RESERVED | NAMES | {"LAYOUT", "acc", "m", "n", "full", "empty", "tiles", "group"}
+"""Names with a meaning of their own in every function."""
+LOADING_REGISTERS = 40
+"""Registers of a thread of the warp that loads; what is left over is for those that multiply."""
+MATH_REGISTERS = {2: 240, 3: 160}
+_FMA = '''
+@gluon.jit
+def _add_scaled(sums, scale, acc):
+    """acc + sums * scale of each row. Volatile: moved below the next product, it would keep twice the registers."""
+    sums, scale = gl.broadcast(sums, gl.expand_dims(scale, 1))
+    return gl.inline_asm_elementwise(
+        "fma.rn.f32 $0, $1, $2, $3;", "=f,f,f,f", [sums, scale, acc], dtype=gl.float32, is_pure=False, pack=1
+    )
+'''
+_ADD = '''
+@gluon.jit
+def _add(sums, acc):
+    """acc + sums. Volatile: moved below the next product, it would keep twice the registers."""
+    return gl.inline_asm_elementwise(
+        "add.rn.f32 $0, $1, $2;", "=f,f,f", [sums, acc], dtype=gl.float32, is_pure=False, pack=1
+    )
+'''
+
+
+_NEVER = '''
+@gluon.jit
+def _never():
+    """False, which no compiler knows: so sums begin anew in registers that they have already."""
+    return gl.inline_asm_elementwise("mov.b32 $0, 0;", "=r,r", [gl.program_id(0)], dtype=gl.int32, is_pure=False, pack=1) != 0
+'''
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """How many groups of warps share a program's tile, and how many tiles of the form each of them has."""
+
+    groups: int
+    waves_m: int
+    waves_n: int
+    stages: int
+    raster: int
+
+    @property
+    def rows(self) -> int:
+        """Tiles of the form along m that a program has."""
+        return self.groups * self.waves_m
+
+
+class GluonRegion(Region):
+    """A region whose tiles lie as the matrix instruction leaves its sums: in `layout`."""
+
+    layout = "LAYOUT"
+
+    def full(self, t: TensorType, number: str) -> str:
+        if not t.shape:
+            return super().full(t, number)
+        return f"gl.full({self.shape(t.shape)}, {number}, {self.dtype(t)}, {self.layout})"
+
+    def along(self, size: int, axis: int, rank: int) -> str:
+        if rank != 2:
+            raise UnsupportedError("triton: warp-specialized kernels have tiles of two axes")
+        index = "[:, None]" if axis == 0 else "[None, :]"
+        return f"gl.arange(0, {size}, gl.SliceLayout({1 - axis}, {self.layout})){index}"
+
+
+def gluon_text(kernel: KernelOp, name: str, library: Library, capabilities: Capabilities) -> KernelText | None:
+    """The functions of a warp-specialized kernel; None where it does not fit, so that plain Triton has to do."""
+    product = specialized(kernel)
+    if product is None or "wgmma" not in capabilities.features:
+        return None
+    return _Gluon(kernel, product, name, library, capabilities).written()
+
+
+class _Gluon:
+    def __init__(
+        self, kernel: KernelOp, product: Product, name: str, library: Library, capabilities: Capabilities
+    ) -> None:
+        self.kernel, self.product, self.name = kernel, product, name
+        self.library, self.features = library, capabilities.features
+        said = dict(kernel.schedule.data) if kernel.schedule is not None else {}
+        keys = ("groups", "waves_m", "waves_n", "num_stages", "raster")
+        self.shape = _Shape(*(int(said.get(key, 1)) for key in keys))
+        names = Names(_WORDS)
+        self.operands = [names.fresh(a.name_hint or f"arg{i}") for i, a in enumerate(kernel.args)]
+        self.results = [names.fresh(o.name_hint or "out") for o in kernel.outs]
+        self.symbols = {s: names.fresh(s) for s in kernel_symbols(kernel)}
+        self.taken = names
+        self.described = {product.a, product.b}
+        self.pointed = [i for i in range(len(kernel.args)) if i not in self.described]
+        self.strides = {i: [names.fresh(f"{self.operands[i]}_stride{j}") for j in range(2)] for i in self.pointed}
+        self.turned = turned_results(kernel, capabilities)
+        self.boxed = [self._boxed(i) for i in range(len(kernel.outs))]
+
+    def _boxed(self, i: int) -> bool:
+        """True where a result is stored through a descriptor: its rows are multiples of 16 bytes."""
+        t, window = tensor_type(self.kernel.outs[i].type), self.kernel.tiles.outputs[i]
+        columns = t.shape[-1]
+        bits = t.format.bits if t.format is not None else 0
+        if bits not in (8, 16, 32) or window.block[1] == 1 or not isinstance(columns, int):
+            return False
+        return columns * bits % 128 == 0 and self.product.columns * bits >= 128
+
+    # -- the whole -----------------------------------------------------------------------------------------------------
+
+    def written(self) -> KernelText:
+        finish, math, load, start = self._finish(), self._math(), self._load(), self._start()
+        kernel, p, s = self.kernel, self.product, self.shape
+        types = [
+            Region(Names(), self.library, ()).triton_dtype(tensor_type(v.type)) for v in (*kernel.args, *kernel.outs)
+        ]
+        boxes: list[tuple[int, int] | None] = [None] * len(types)
+        boxes[p.a] = (ROWS * s.waves_m, p.depth)
+        boxes[p.b] = (p.columns, p.depth)
+        for i, boxed in enumerate(self.boxed):
+            if boxed:
+                boxes[len(kernel.args) + i] = (ROWS, p.columns)
+        strided = (
+            *(2 if i in self.pointed else 0 for i in range(len(kernel.args))),
+            *(-2 if t else 0 for t in self.turned),
+        )
+        columns = tuple(f.operand for f in p.factors if f.along != "tile")
+        tiles = dims.mul(dims.ceildiv(p.m.extent, s.rows), dims.ceildiv(p.n.extent, s.waves_n))
+        return KernelText(
+            "\n\n\n".join([finish, math, load, start]),
+            ((*self.operands, *self.results), tuple(self.symbols.values()), tuple(self._all_strides())),
+            tuple(sorted(self.symbols)), tuple(map(signature_type, types)), strided, tiles,
+            tuple(None for _ in self.results), {"num_warps": 4}, self.turned, tuple(boxes), columns,
+        )  # fmt: skip
+
+    def _all_strides(self) -> list[str]:
+        return [s for i in self.pointed for s in self.strides[i]]
+
+    def _sizes(self) -> list[str]:
+        return [self.symbols[s] for s in sorted(self.symbols)]
+
+    def _region(self, extra: Sequence[str] = ()) -> GluonRegion:
+        """A new function: names of all parameters are taken."""
+        names = Names(_WORDS)
+        for name in (*self.operands, *self.results, *self._sizes(), *self._all_strides(), *extra):
+            names.fresh(name)
+        region = GluonRegion(names, self.library, self.features)
+        for symbol, text in self.symbols.items():
+            region.sizes.symbol(symbol, text)
+        return region
+
+    def _function(self, suffix: str, parameters: Sequence[str], doc: str, region: Region) -> str:
+        return f'@gluon.jit\n{head(f"{self.name}{suffix}", parameters)}\n    """{doc}"""\n{region.text()}'
+
+    @property
+    def _layout(self) -> str:
+        step = 256 // (STEP_BYTES // self.product.depth * 8)
+        return (
+            "LAYOUT: gl.constexpr = gl.NVMMADistributedLayout("
+            f"version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, {self.product.columns}, {step}])"
+        )
+
+    # -- tiles ---------------------------------------------------------------------------------------------------------
+
+    def _walk(self, region: Region) -> tuple[str, str]:
+        """Write the loop over the program's tiles; names of the place of a tile, counted in those of programs."""
+        p, s = self.product, self.shape
+        fresh = region.names.fresh
+        m, n, m_tiles, n_tiles = fresh("m"), fresh("n"), fresh("m_tiles"), fresh("n_tiles")
+        tile, first, height = fresh("tile"), fresh("first"), fresh("height")
+        region.line(f"{m_tiles} = {region.size(dims.ceildiv(p.m.extent, s.rows))}")
+        region.line(f"{n_tiles} = {region.size(dims.ceildiv(p.n.extent, s.waves_n))}")
+        region.line(f"for {tile} in range(gl.program_id(0), {m_tiles} * {n_tiles}, gl.num_programs(0)):")
+        region.indent(1)
+        region.line(f"{first} = {tile} // ({s.raster} * {n_tiles}) * {s.raster}")
+        region.line(f"{height} = min({m_tiles} - {first}, {s.raster})")
+        region.line(f"{m} = {first} + {tile} % ({s.raster} * {n_tiles}) % {height}")
+        region.line(f"{n} = {tile} % ({s.raster} * {n_tiles}) // {height}")
+        return m, n
+
+    def _advance(self, region: Region, stage: str, phase: str) -> None:
+        region.line(f"{stage} += 1")
+        region.line(f"if {stage} == {self.shape.stages}:")
+        region.line(f"    {stage} = 0")
+        region.line(f"    {phase} ^= 1")
+
+    # -- loading -------------------------------------------------------------------------------------------------------
+
+    def _tiles(self) -> tuple[list[str], str]:
+        """Names of the rings of the first operand, one for each group, and of the second one."""
+        a, b = self.operands[self.product.a], self.operands[self.product.b]
+        return [f"{a}_tiles{g}" for g in range(self.shape.groups)], f"{b}_tiles"
+
+    def _load(self) -> str:
+        p, s = self.product, self.shape
+        a, b = self.operands[p.a], self.operands[p.b]
+        rings, second = self._tiles()
+        given = [a, b, *rings, second, "full", "empty", *self._sizes()]
+        region = self._region([*rings, second, "full", "empty"])
+        stage, phase = region.names.fresh("stage"), region.names.fresh("phase")
+        region.line(f"{stage} = 0")
+        region.line(f"{phase} = 1")
+        m, n = self._walk(region)
+        k, arrived = region.names.fresh("k"), region.names.fresh("arrived")
+        region.line(f"for {k} in range({region.size(p.k.extent)}):")
+        region.indent(1)
+        region.line(f"mbarrier.wait(empty.index({stage}), {phase})")
+        region.line(f"{arrived} = full.index({stage})")
+        rows, columns = ROWS * s.waves_m, p.columns * s.waves_n
+        region.line(f"mbarrier.expect({arrived}, {(rows * s.groups + columns) * STEP_BYTES})")
+        copy = "async_load"
+        for g, ring in enumerate(rings):
+            row = f"{m} * {rows * s.groups}" + (f" + {g * rows}" if g else "")
+            region.line(f"{copy}({a}, [{row}, {k} * {p.depth}], {arrived}, {ring}.index({stage}))")
+            if g:
+                continue
+            for j in range(s.waves_n):
+                column = f"{n} * {columns}" + (f" + {j * p.columns}" if j else "")
+                place = f"{second}.index({self._slot(stage, j)})"
+                region.line(f"{copy}({b}, [{column}, {k} * {p.depth}], {arrived}, {place})")
+        self._advance(region, stage, phase)
+        return self._function("_load", given, "One warp: operands of each step, as soon as a stage is free.", region)
+
+    def _slot(self, stage: str, j: int) -> str:
+        """Where the j-th tile of the second operand lies in its ring."""
+        waves = self.shape.waves_n
+        return stage if waves == 1 else f"{stage} * {waves}" + (f" + {j}" if j else "")
+
+    # -- multiplying ---------------------------------------------------------------------------------------------------
+
+    def _math_parameters(self) -> list[str]:
+        _, second = self._tiles()
+        buffers = [f"{self.results[i]}_tile" for i, boxed in enumerate(self.boxed) if boxed]
+        pointed = [self.operands[i] for i in self.pointed]
+        strides = [s for i in self.pointed for s in self.strides[i]]
+        return ["tiles", second, "full", "empty", *pointed, *self.results, *buffers, *self._sizes(), *strides]
+
+    def _math(self) -> str:
+        p, s = self.product, self.shape
+        _, second = self._tiles()
+        parameters = self._math_parameters()
+        region = self._region([*parameters, "group"])
+        fresh = region.names.fresh
+        region.line(self._layout)
+        nothing, never = fresh("nothing"), fresh("never")
+        if not p.exact_sums:
+            region.line(f"{nothing} = gl.zeros(({ROWS}, {p.columns}), gl.float32, LAYOUT)")
+            region.line(f"{never} = {self.library.add('_never', _NEVER)}()")
+        stage, phase = fresh("stage"), fresh("phase")
+        region.line(f"{stage} = 0")
+        region.line(f"{phase} = 0")
+        m, n = self._walk(region)
+        ms = [fresh(f"m{i}") for i in range(s.waves_m)]
+        ns = [fresh(f"n{j}") for j in range(s.waves_n)] if s.waves_n > 1 else [n]
+        for i, name in enumerate(ms):
+            region.line(f"{name} = ({m} * {s.groups} + group) * {s.waves_m}" + (f" + {i}" if i else ""))
+        for j, name in enumerate(ns):
+            if name != n:
+                region.line(f"{name} = {n} * {s.waves_n}" + (f" + {j}" if j else ""))
+        waves = [(i, j) for i in range(s.waves_m) for j in range(s.waves_n)]
+        sums = {w: fresh("acc" if len(waves) == 1 else f"acc{number}") for number, w in enumerate(waves)}
+        for name in sums.values():
+            region.line(f"{name} = gl.zeros(({ROWS}, {p.columns}), gl.float32, LAYOUT)")
+        scales = _Scales(self, region, ms, ns)
+        k = fresh("k")
+        scales.fetch("0")
+        region.line(f"for {k} in range({region.size(p.k.extent)}):")
+        region.indent(1)
+        region.line(f"mbarrier.wait(full.index({stage}), {phase})")
+        left = [
+            f"tiles.index({stage})" + (f".slice({i * ROWS}, {ROWS})" if s.waves_m > 1 else "") for i in range(s.waves_m)
+        ]
+        right = [f"{second}.index({self._slot(stage, j)}).permute((1, 0))" for j in range(s.waves_n)]
+        if p.exact_sums:
+            self._accumulate(region, waves, sums, left, right, stage)
+        else:
+            self._promote(region, waves, sums, left, right, stage, (nothing, never, k), scales)
+        self._advance(region, stage, phase)
+        region.indent(-1)
+        for (i, j), name in sums.items():
+            arguments = [name, ms[i], ns[j], *parameters[4:]]
+            region.line(f"{self.name}_finish({', '.join(arguments)})")
+        region.indent(-1)
+        if any(self.boxed):
+            region.line("store_wait(0)")
+        given = ["group: gl.constexpr", *parameters]
+        return self._function("_math", given, "Four warps: the sums of their share of each tile.", region)
+
+    def _promote(
+        self, region: Region, waves: Sequence[tuple[int, int]], sums: dict[tuple[int, int], str],
+        left: Sequence[str], right: Sequence[str], stage: str, names: tuple[str, str, str], scales: _Scales,
+    ) -> None:  # fmt: skip
+        """The products of a step one after the other, each added in float32 before the next one starts.
+
+        Scales that may still be on their way are first asked for when the tensor cores have work.
+        """
+        nothing, never, k = names
+        combined: dict[tuple[int, int], str] = {}
+        part = ""
+        for number, (i, j) in enumerate(waves):
+            new = region.names.fresh("part")
+            start = f"{nothing}, use_acc=False" if not part else f"{part}, use_acc={never}"
+            region.line(f"{new} = warpgroup_mma({left[i]}, {right[j]}, {start}, is_async=True)")
+            if number == 0:
+                combined = {w: scales.combined(*w) for w in waves}
+                scales.ahead(k)
+            region.line(f"{new} = warpgroup_mma_wait(0, deps=[{new}])")
+            if number == len(waves) - 1:
+                region.line(f"mbarrier.arrive(empty.index({stage}), count=1)")
+            region.line(f"{sums[i, j]} = {scales.added(new, i, j, combined[i, j], sums[i, j])}")
+            part = new
+
+    def _accumulate(
+        self, region: Region, waves: Sequence[tuple[int, int]], sums: dict[tuple[int, int], str],
+        left: Sequence[str], right: Sequence[str], stage: str,
+    ) -> None:  # fmt: skip
+        """All products of a step at once, on top of the sums so far."""
+        for i, j in waves:
+            region.line(f"{sums[i, j]} = warpgroup_mma({left[i]}, {right[j]}, {sums[i, j]}, is_async=True)")
+        names = ", ".join(sums[w] for w in waves)
+        region.line(f"{names} = warpgroup_mma_wait(0, deps=[{names}])")
+        region.line(f"mbarrier.arrive(empty.index({stage}), count=1)")
+
+    # -- what becomes of the sums --------------------------------------------------------------------------------------
+
+    def _finish(self) -> str:
+        kernel, p = self.kernel, self.product
+        parameters = ["acc", "m", "n", *self._math_parameters()[4:]]
+        region = self._region(parameters)
+        region.line(self._layout)
+        region.sizes.grid(p.m.name, "m")
+        region.sizes.grid(p.n.name, "n")
+        rows, columns = region.names.fresh("rows"), region.names.fresh("columns")
+        region.line(f"{rows} = m * {ROWS} + {region.along(ROWS, 0, 2)}")
+        region.line(f"{columns} = n * {p.columns} + {region.along(p.columns, 1, 2)}")
+        block = kernel.finish.block
+        region.name(block.args[0], "acc")
+        for argument, i in zip(block.args[1:], kernel.tiles.finish_uses, strict=True):
+            self._fetch(region, argument, i, (rows, columns))
+        values: list[SSAValue] = []
+        for op in block.ops:
+            if isinstance(op, YieldOp):
+                values = list(op.args)
+            elif isinstance(op, TransposeOp):
+                region.alias(op.out, op.args[0])  # which was loaded as columns
+            else:
+                _ops.write(region, op)
+        for i, value in enumerate(values):
+            self._store(region, i, value, (rows, columns))
+        return self._function("_finish", parameters, "What becomes of the sums of one tile.", region)
+
+    def _fetch(self, region: GluonRegion, argument: BlockArgument, i: int, places: tuple[str, str]) -> None:
+        """Load a window of another operand. Outside the tensor nothing is read, and what stands there goes nowhere."""
+        window, name = self.kernel.tiles.inputs[i], self.operands[i]
+        assert window is not None, "windows were checked"
+        turned = argument in self.product.turned
+        shape = tensor_type(self.kernel.args[i].type).shape
+        offsets: list[str] = []
+        masks: list[str] = []
+        for axis in range(2):
+            block = window.block[axis]
+            along = 1 - axis if turned else axis
+            if block == 1:
+                start = region.size(window.index[axis], 3)
+                offsets += [f"{start} * {self.strides[i][axis]}"] if start != "0" else []
+                continue
+            place = places[along]
+            offsets.append(f"{place} * {self.strides[i][axis]}")
+            masks.append(f"({place} < {region.size(shape[axis])})")
+        pointers = " + ".join([name, *offsets])
+        mask = f", mask={' & '.join(masks)}, other=0.0" if masks else ""
+        region.line(f"{region.bind(argument, f'{name}_tile')} = gl.load({pointers}{mask})")
+
+    def _store(self, region: GluonRegion, i: int, value: SSAValue, places: tuple[str, str]) -> None:
+        t, p = tensor_type(self.kernel.outs[i].type), self.product
+        name, buffer = self.results[i], f"{self.results[i]}_tile"
+        if self.boxed[i]:
+            region.line("store_wait(0)")
+            region.line(f"{buffer}.store({region[value]})")
+            region.line("fence_async_shared()")
+            region.line(f"async_store({name}, [m * {ROWS}, n * {p.columns}], {buffer})")
+            return
+        rows, columns = places
+        height, width = (region.size(d, 2) for d in t.shape)
+        single = self.kernel.tiles.outputs[i].block[1] == 1
+        column = "n" if single else columns
+        place = f"{rows}.to(gl.int64) * {width} + {column}"
+        if self.turned[i]:
+            place = f"{rows} + tl.cast({column}, tl.int64) * {region.size(turned_stride(t.shape[0]), 3)}"
+        inside = f"(n < {width})" if single else f"({columns} < {width})"
+        text = f"gl.convert_layout({region[value]}, LAYOUT)" if single else region[value]
+        region.line(f"gl.store({name} + {place}, {text}, mask=({rows} < {height}) & {inside})")
+
+    # -- the start -----------------------------------------------------------------------------------------------------
+
+    def _start(self) -> str:
+        kernel, p, s = self.kernel, self.product, self.shape
+        rings, second = self._tiles()
+        region = self._region([*rings, second, "full", "empty"])
+        a, b = self.operands[p.a], self.operands[p.b]
+        for ring in rings:
+            region.line(
+                f"{ring} = gl.allocate_shared_memory({a}.dtype, [{s.stages}, {ROWS * s.waves_m}, {p.depth}], {a}.layout)"
+            )
+        slots = s.stages * s.waves_n
+        region.line(f"{second} = gl.allocate_shared_memory({b}.dtype, [{slots}, {p.columns}, {p.depth}], {b}.layout)")
+        buffers: dict[int, list[str]] = {}
+        for i, boxed in enumerate(self.boxed):
+            if boxed:
+                out = self.results[i]
+                buffers[i] = [region.names.fresh(f"{out}_tile{g}") for g in range(s.groups)]
+                for name in buffers[i]:
+                    region.line(f"{name} = gl.allocate_shared_memory({out}.dtype, [{ROWS}, {p.columns}], {out}.layout)")
+        for name in ("full", "empty"):
+            region.line(f"{name} = gl.allocate_shared_memory(gl.int64, [{s.stages}, 1], mbarrier.MBarrierLayout())")
+        i = region.names.fresh("i")
+        region.line(f"for {i} in gl.static_range({s.stages}):")
+        region.line(f"    mbarrier.init(full.index({i}), count=1)")
+        region.line(f"    mbarrier.init(empty.index({i}), count={s.groups})")
+        region.line("fence_async_shared()")
+        pointed = [self.operands[i] for i in self.pointed]
+        tail = [*self._sizes(), *self._all_strides()]
+        region.line("gl.warp_specialize(")
+        region.line("    [")
+        for g, ring in enumerate(rings):
+            mine = [
+                ring,
+                second,
+                "full",
+                "empty",
+                *pointed,
+                *self.results,
+                *(names[g] for names in buffers.values()),
+                *tail,
+            ]
+            region.line(f"        ({self.name}_math, ({g}, {', '.join(mine)})),")
+        loads = [a, b, *rings, second, "full", "empty", *self._sizes()]
+        region.line(f"        ({self.name}_load, ({', '.join(loads)})),")
+        registers = [str(MATH_REGISTERS.get(s.groups, 240))] * (s.groups - 1) + [str(LOADING_REGISTERS)]
+        region.line(
+            f"    ],\n        [{', '.join(['4'] * (s.groups - 1) + ['1'])}],\n        [{', '.join(registers)}],"
+        )
+        region.line(")")
+        given = [*self.operands, *self.results, *tail]
+        doc = docstring(kernel.kernel_name, kernel.args, [o.type for o in kernel.outs])
+        return f"@gluon.jit\n{head(self.name, given)}\n{doc}{region.text()}"
+
+
+class _Scales:
+    """The scales of a step: loaded one step ahead, and combined for each tile."""
+
+    def __init__(self, writer: _Gluon, region: Region, ms: Sequence[str], ns: Sequence[str]) -> None:
+        self.writer, self.region, self.ms, self.ns = writer, region, ms, ns
+        self.names: dict[tuple[int, int], str] = {}
+        """Factor and wave to the name of what was loaded."""
+        self.texts: dict[tuple[int, int], tuple[str, str]] = {}
+        self._pointers()
+
+    def _waves(self, along: str, operand: int) -> Sequence[str]:
+        p = self.writer.product
+        window = self.writer.kernel.tiles.inputs[operand]
+        assert window is not None, "windows were checked"
+        rows = along == "row" or (along == "tile" and p.m.name in dims.symbols(window.index[0]))
+        return self.ms if rows else self.ns
+
+    def _pointers(self) -> None:
+        region, w = self.region, self.writer
+        for f, factor in enumerate(w.product.factors):
+            operand, strides = w.operands[factor.operand], w.strides[factor.operand]
+            size = region.size(tensor_type(w.kernel.args[factor.operand].type).shape[0], 2)
+            for i, place in enumerate(self._waves(factor.along, factor.operand)):
+                self.names[f, i] = region.names.fresh(
+                    f"{operand}{i}" if len(self.ms) > 1 or len(self.ns) > 1 else f"{operand}_now"
+                )
+                pointers = region.names.fresh(f"{operand}_ptrs")
+                if factor.along == "tile":
+                    window = w.kernel.tiles.inputs[factor.operand]
+                    assert window is not None, "windows were checked"
+                    for d in (w.product.m, w.product.n):
+                        region.sizes.grid(d.name, place)
+                    # Tiles outside the tensor read the last scale, and are not stored.
+                    index = f"min({region.size(window.index[0])}, {size} - 1)"
+                    region.line(f"{pointers} = {operand} + {index} * {strides[0]}")
+                    self.texts[f, i] = pointers, ""
+                    continue
+                count = ROWS if factor.along == "row" else w.product.columns
+                axis = 1 if factor.along == "row" else 0
+                lines = region.names.fresh("rows" if axis else "columns")
+                region.line(f"{lines} = {place} * {count} + gl.arange(0, {count}, gl.SliceLayout({axis}, LAYOUT))")
+                region.line(f"{pointers} = {operand} + {lines} * {strides[0]}")
+                self.texts[f, i] = pointers, f", mask={lines} < {size}, other=0.0"
+
+    def fetch(self, k: str) -> None:
+        """Write the loads of the scales of step `k`."""
+        for (f, i), (pointers, mask) in self.texts.items():
+            stride = self.writer.strides[self.writer.product.factors[f].operand][1]
+            place = "" if k == "0" else f" + {k} * {stride}"
+            self.region.line(f"{self.names[f, i]} = gl.load({pointers}{place}{mask})")
+
+    def ahead(self, k: str) -> None:
+        """Write the loads for the step after `k`; after the last one, of the last one again."""
+        if self.texts:
+            name = self.region.names.fresh("ahead")
+            last = dims.sub(self.writer.product.k.extent, 1)
+            self.region.line(f"{name} = min({k} + 1, {self.region.size(last)})")
+            self.fetch(name)
+
+    def _parts(self, i: int, j: int, along: Sequence[str]) -> list[str]:
+        found: list[str] = []
+        for f, factor in enumerate(self.writer.product.factors):
+            if factor.along in along:
+                waves = self._waves(factor.along, factor.operand)
+                found.append(self.names[f, i if waves is self.ms else j])
+        return found
+
+    def combined(self, i: int, j: int) -> str:
+        """Write and name what a tile's sums are multiplied by, for each row; empty where there is nothing."""
+        if not self.writer.product.factors:
+            return ""
+        parts = self._parts(i, j, ("row", "tile"))
+        text = " * ".join(parts) or "1.0"
+        if not self._parts(i, j, ("row",)):
+            text = f"gl.full(({ROWS},), {text}, gl.float32, gl.SliceLayout(1, LAYOUT))"
+        name = self.region.names.fresh("scale")
+        self.region.line(f"{name} = {text}")
+        return name
+
+    def added(self, part: str, i: int, j: int, scale: str, acc: str) -> str:
+        """The sums with those of this step."""
+        columns = self._parts(i, j, ("column",))
+        if not scale:
+            return f"{self.writer.library.add('_add', _ADD)}({part}, {acc})"
+        for column in columns:
+            part = f"{part} * gl.expand_dims({column}, 0)"
+        return f"{self.writer.library.add('_add_scaled', _FMA)}({part}, {scale}, {acc})"

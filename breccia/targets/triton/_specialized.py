@@ -1,0 +1,209 @@
+"""Products whose shape warp-specialized kernels take: what `_gluon` has to know of them, read off the tiled form.
+
+    step (%acc, %a, %b, %s, %t) {                 finish (%acc, ..) { elementwise ops, encode .. }
+      %p = dot nt %a, %b
+      %f = binary mul %s, %t                      // any product of rows', columns' and tiles' scales, or none
+      %q = binary mul %p, %f
+      %r = binary add %acc, %q
+    }
+
+The tile of the form is what one instruction of a group of four warps computes: 64 rows. The schedule says how many
+groups share the operands of a step, and how many tiles each has along m and n (`groups`, `waves_m`, `waves_n`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from xdsl.ir import BlockArgument, Operation, SSAValue
+
+from breccia.codegen.lines import tensor_type
+from breccia.ir import dims
+from breccia.ir.kernel import KernelOp
+from breccia.ir.ops import BinaryOp, FullOp, TransposeOp, YieldOp
+from breccia.ir.tile_ops import DotOp
+from breccia.ir.tiling import GridDim, Window
+
+ROWS = 64
+"""Rows of one tile: those of Hopper's matrix instruction of four warps."""
+STEP_BYTES = 128
+"""Bytes of a row of a step: what the widest swizzle of shared memory covers."""
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A scale of partial sums: an operand of the kernel, and what it differs along: "row", "column" or "tile"."""
+
+    operand: int
+    along: str
+
+
+@dataclass(frozen=True)
+class Product:
+    """A kernel that fits. a, b: operands of the product; factors: what each step's sums are multiplied by.
+
+    turned: arguments of `finish` that are read as columns only; their transposes take their place.
+    """
+
+    m: GridDim
+    n: GridDim
+    k: GridDim
+    a: int
+    b: int
+    columns: int
+    depth: int
+    factors: tuple[Factor, ...]
+    exact_sums: bool
+    """True where instructions add up all of k themselves; else each step's sums are added in float32."""
+    turned: frozenset[BlockArgument]
+
+
+def specialized(kernel: KernelOp) -> Product | None:
+    """What is said above, if the kernel fits and its schedule asks for it; else None."""
+    said = dict(kernel.schedule.data) if kernel.schedule is not None else {}
+    if "groups" not in said or not kernel.is_tiled or not kernel.step.blocks:
+        return None
+    t = kernel.tiles
+    parallel, walked = t.dims("parallel"), t.dims("reduction")
+    if len(parallel) != 2 or len(walked) != 1 or len(t.grid) != 3 or not _plain_windows(kernel):
+        return None
+    found = _dot(kernel)
+    if found is None:
+        return None
+    dot, factors = found
+    numbers = [_operand(kernel, v) for v in dot.args]
+    if None in numbers or dot.form.data != "nt":  # type: ignore[attr-defined]
+        return None
+    a, b = (n for n in numbers if n is not None)
+    m, n, k = _dims(t.inputs[a], t.inputs[b], parallel, walked)
+    shape_a, shape_b = (tensor_type(v.type).shape for v in dot.args)
+    formats = [tensor_type(v.type).format for v in dot.args]
+    if m is None or n is None or k is None or None in formats or shape_a[0] != ROWS:
+        return None
+    widths = {fmt.bits for fmt in formats if fmt is not None}
+    columns, depth = shape_b[0], shape_a[1]
+    if not isinstance(columns, int) or not isinstance(depth, int) or len(widths) != 1:
+        return None
+    bits = widths.pop()
+    if bits not in (8, 16) or depth * bits != STEP_BYTES * 8:
+        return None
+    known = [_factor(kernel, v, m, n, k) for v in factors]
+    turned = _turned(kernel)
+    if None in known or turned is None or not _stored(kernel, m, n, columns):
+        return None
+    exact = bits == 16 and not factors
+    return Product(m, n, k, a, b, columns, depth, tuple(f for f in known if f), exact, turned)
+
+
+def _plain_windows(kernel: KernelOp) -> bool:
+    windows = [w for w in (*kernel.tiles.inputs, *kernel.tiles.outputs)]
+    if any(w is None or w.segment is not None or w.combine is not None or w.partial for w in windows):
+        return False
+    return all(len(w.block) == 2 and None not in w.block for w in windows if w is not None)
+
+
+def _dot(kernel: KernelOp) -> tuple[DotOp, list[SSAValue]] | None:
+    """The product of a step, and what multiplies it; None where the step is more than that."""
+    init, block = kernel.init.block, kernel.step.block
+    if len(block.args) - len(kernel.tiles.step_uses) != 1 or len(list(init.ops)) != 2:
+        return None
+    start, yielded = next(iter(init.ops)), KernelOp.terminator(kernel.step).args[0]
+    if not isinstance(start, FullOp) or float(start.value.data) != 0:  # type: ignore[attr-defined]
+        return None
+    added = yielded.owner
+    if not isinstance(added, BinaryOp) or added.fn.data != "add" or block.args[0] not in added.operands:  # type: ignore[attr-defined]
+        return None
+    (other,) = [v for v in added.operands if v is not block.args[0]] or [None]
+    leaves = _leaves(other) if other is not None else []
+    dots = [v.owner for v in leaves if isinstance(v.owner, DotOp)]
+    used = {added, *(op for v in leaves for op in _behind(v))}
+    used |= set(_products(other)) if other is not None else set()
+    if len(dots) != 1 or any(op not in used and not isinstance(op, YieldOp) for op in block.ops):
+        return None
+    return dots[0], [v for v in leaves if v.owner is not dots[0]]
+
+
+def _leaves(value: SSAValue) -> list[SSAValue]:
+    """The factors of a product."""
+    op = value.owner
+    if isinstance(op, BinaryOp) and op.fn.data == "mul":  # type: ignore[attr-defined]
+        return [leaf for v in op.operands for leaf in _leaves(v)]
+    return [value]
+
+
+def _products(value: SSAValue) -> list[Operation]:
+    op = value.owner
+    if isinstance(op, BinaryOp) and op.fn.data == "mul":  # type: ignore[attr-defined]
+        return [op, *(o for v in op.operands for o in _products(v))]
+    return []
+
+
+def _behind(value: SSAValue) -> list[Operation]:
+    """The op that makes a factor: the product itself, or a transposition of an argument."""
+    op = value.owner
+    return [op] if isinstance(op, DotOp | TransposeOp) else []
+
+
+def _operand(kernel: KernelOp, value: SSAValue) -> int | None:
+    """The operand of the kernel that an argument of `step` is a window of."""
+    if not isinstance(value, BlockArgument) or value.block is not kernel.step.block or value.index == 0:
+        return None
+    return kernel.tiles.step_uses[value.index - 1]
+
+
+def _dims(
+    a: Window | None, b: Window | None, parallel: Sequence[GridDim], walked: Sequence[GridDim]
+) -> tuple[GridDim | None, GridDim | None, GridDim | None]:
+    """The dimensions that rows, columns and steps run along. A dimension of one tile may stand as 0."""
+    assert a is not None and b is not None, "windows were checked"  # noqa: PT018
+    k = walked[0]
+    if _along(a.index[1], k) and _along(b.index[1], k):
+        for m, n in (parallel, parallel[::-1]):
+            if _along(a.index[0], m) and _along(b.index[0], n):
+                return m, n, k
+    return None, None, None
+
+
+def _along(index: dims.Dim, d: GridDim) -> bool:
+    return index == dims.Sym(d.name) or (index == 0 and d.extent == 1)
+
+
+def _factor(kernel: KernelOp, value: SSAValue, m: GridDim, n: GridDim, k: GridDim) -> Factor | None:
+    op = value.owner
+    source = op.args[0] if isinstance(op, TransposeOp) else value
+    number = _operand(kernel, source)
+    if number is None:
+        return None
+    window = kernel.tiles.inputs[number]
+    assert window is not None, "windows were checked"
+    shape = tensor_type(value.type).shape
+    if str(tensor_type(value.type).dtype) != "f32" or not _along(window.index[1], k):
+        return None
+    if shape == (1, 1):
+        moving = dims.symbols(window.index[0])
+        return Factor(number, "tile") if moving <= {n.name} or moving <= {m.name} else None
+    if isinstance(op, TransposeOp):
+        return Factor(number, "column") if shape[0] == 1 and _along(window.index[0], n) else None
+    return Factor(number, "row") if shape == (ROWS, 1) and _along(window.index[0], m) else None
+
+
+def _turned(kernel: KernelOp) -> frozenset[BlockArgument] | None:
+    """The arguments of `finish` that are transposed and used in no other way; None where others are."""
+    found: set[BlockArgument] = set()
+    for op in kernel.finish.block.ops:
+        if isinstance(op, TransposeOp):
+            x = op.args[0]
+            if not isinstance(x, BlockArgument) or x.index == 0 or not x.has_one_use():
+                return None
+            found.add(x)
+    return frozenset(found)
+
+
+def _stored(kernel: KernelOp, m: GridDim, n: GridDim, columns: int) -> bool:
+    """True where every result is a tile of the product, or one number for each of its rows."""
+    for window in kernel.tiles.outputs:
+        tall = window.block[0] == ROWS and _along(window.index[0], m) and _along(window.index[1], n)
+        if not tall or window.block[1] not in (columns, 1):
+            return False
+    return True
