@@ -29,8 +29,10 @@ CACHE_BYTES = 46.6
 """Bytes out of the L2 cache in a cycle, for each multiprocessor."""
 EPILOGUE = 600
 """Cycles for what becomes of one tile of 64 rows; those of a group come one after the other."""
-LEAST_ROWS = 129
-"""Rows from which on tiles of 128 rows and more are worth it."""
+LATENCY = 900
+"""Cycles that a step takes at least where its scales are fetched one step ahead."""
+TURN = 1500
+"""Cycles that a program takes besides its steps where groups take turns along k."""
 MANY_BYTES = 40 << 10
 """Of stages of so many bytes, four cover the way from memory."""
 RESERVED_BYTES = 1024
@@ -39,12 +41,17 @@ RESERVED_BYTES = 1024
 
 @dataclass(frozen=True)
 class Shape:
-    """The shape of a program: groups of four warps, and how many tiles along m and n each of them has."""
+    """The shape of a program: groups of four warps, and how many tiles along m and n each of them has.
+
+    turns: groups take turns along k instead, a stage of `steps` steps each; such a program has one tile.
+    """
 
     groups: int
     waves_m: int
     waves_n: int
     block_n: int = 128
+    turns: int = 1
+    steps: int = 1
 
     @property
     def rows(self) -> int:
@@ -58,6 +65,7 @@ class Shape:
 SHAPES = (Shape(2, 2, 1), Shape(2, 1, 2), Shape(3, 1, 1), Shape(2, 1, 1))
 SMALL = (Shape(2, 1, 1),)
 """Where registers hold no second tile, since both operands have scales along the step."""
+TURNS = tuple(Shape(1, 1, 1, columns, 2, 4 if columns <= 32 else 2) for columns in (16, 32, 64, 128))
 
 
 def group_tiles(kernel: KernelOp, op: MatmulOp, capabilities: Capabilities, said: Entries) -> Entries | None:
@@ -68,20 +76,23 @@ def group_tiles(kernel: KernelOp, op: MatmulOp, capabilities: Capabilities, said
     sizes = typical_sizes(op)
     shape, depth = shape_of(op.out.type), shape_of(op.args[0].type)[-1]
     rows, columns = (expected(d, sizes) for d in shape[-2:])
-    if len(shape) != 2 or rows is None or columns is None or not isinstance(depth, int) or rows < LEAST_ROWS:
+    if len(shape) != 2 or rows is None or columns is None or not isinstance(depth, int):
         return None
     if not _takes_bytes(op, capabilities) or not _lies_right(op, rows, columns, capabilities):
         return None
-    blocks: Entries = {"block_m": ROWS, "block_n": STEP, "block_k": STEP}
-    planned = planned_blocks(kernel, "gemm", ScheduleAttr(tuple({**blocks, **said}.items())))
-    if planned != blocks:
-        return None
     narrow = all(_walks_columns(op, side) for side in (0, 1))
-    best = min(SMALL if narrow else SHAPES, key=lambda s: cost(s, rows, columns, depth))
-    stages = _stages(best, capabilities, kernel, op)
-    if stages < 3:
+    shapes = sorted((*(SMALL if narrow else SHAPES), *TURNS), key=lambda s: cost(s, rows, columns, depth))
+    for best in shapes:
+        blocks: Entries = {"block_m": ROWS, "block_n": best.block_n, "block_k": STEP}
+        planned = planned_blocks(kernel, "gemm", ScheduleAttr(tuple({**blocks, **said}.items())))
+        stages = _stages(best, capabilities, kernel, op)
+        if stages >= 3 and {**blocks, **planned} == blocks:
+            break
+    else:
         return None
     entries: Entries = {**blocks, "groups": best.groups, "waves_m": best.waves_m, "waves_n": best.waves_n}
+    if best.turns > 1:
+        entries = {**entries, "turns": best.turns, "steps": best.steps}
     return {**entries, "raster": 8, "num_warps": 4, "num_stages": stages, "decode": "apart", **said}
 
 
@@ -90,7 +101,11 @@ def cost(shape: Shape, rows: int, columns: int, depth: int) -> float:
     tiles = -(-rows // shape.rows) * -(-columns // shape.columns)
     products = shape.rows * shape.columns * STEP / PRODUCTS
     loads = (shape.rows + shape.columns) * STEP / CACHE_BYTES
-    one = -(-depth // STEP) * max(products, loads) + EPILOGUE * shape.waves_m * shape.waves_n
+    steps = -(-depth // STEP)
+    if shape.turns > 1:
+        one = steps * max(products, loads) + TURN
+    else:
+        one = steps * max(products, loads, LATENCY) + EPILOGUE * shape.waves_m * shape.waves_n
     return -(-tiles // MULTIPROCESSORS) * one
 
 
@@ -127,6 +142,10 @@ def _walks_columns(op: MatmulOp, side: int) -> bool:
 
 def _stages(shape: Shape, capabilities: Capabilities, kernel: KernelOp, op: MatmulOp) -> int:
     """How many steps of both operands fit beside the tiles that leave; of large ones four are enough."""
+    if shape.turns > 1:
+        stage = (shape.rows + shape.columns) * STEP * shape.steps
+        room = capabilities.scratch_bytes - RESERVED_BYTES - ROWS * shape.block_n * 4
+        return min(room // stage, 6 if shape.steps == 2 else 4) // shape.turns * shape.turns
     whole = shape_of(op.out.type)
     leaving = [
         t.format.bits

@@ -29,7 +29,8 @@ _MORE = (None,) * (len(inspect.signature(_MAKE).parameters) - 2)
 
 
 def _layout(pointer: str, box: Box) -> Any:
-    return gl.NVMMASharedLayout.get_default_for(list(box), _DTYPES[pointer])
+    default: Any = gl.NVMMASharedLayout.get_default_for
+    return default(list(box), _DTYPES[pointer])
 
 
 def kind_of(pointer: str, box: Box) -> str:

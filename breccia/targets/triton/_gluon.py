@@ -25,6 +25,7 @@ from breccia.ir.ops import TransposeOp, YieldOp
 from breccia.ir.types import TensorType
 from breccia.targets.triton import _ops
 from breccia.targets.triton._casts import Library
+from breccia.targets.triton._gluon_scales import Scales
 from breccia.targets.triton._region import Region
 from breccia.targets.triton._specialized import ROWS, STEP_BYTES, Product, specialized
 from breccia.targets.triton._text import KernelText, head, signature_type, turned_results, turned_stride
@@ -39,40 +40,28 @@ HEADER = (
 """What comes after Triton's own imports, and after breccia's."""
 NAMES = frozenset({"gl", "gluon", *_IMPORTED})
 """What the header brings."""
-_WORDS = RESERVED | NAMES | {"LAYOUT", "acc", "m", "n", "full", "empty", "tiles", "group"}
+WORDS = RESERVED | NAMES | {"LAYOUT", "acc", "m", "n", "full", "empty", "tiles", "group"}
 """Names with a meaning of their own in every function."""
 LOADING_REGISTERS = 40
 """Registers of a thread of the warp that loads; what is left over is for those that multiply."""
 MATH_REGISTERS = {2: 240, 3: 160}
-_FMA = '''
-@gluon.jit
-def _add_scaled(sums, scale, acc):
-    """acc + sums * scale of each row. Volatile: moved below the next product, it would keep twice the registers."""
-    sums, scale = gl.broadcast(sums, gl.expand_dims(scale, 1))
-    return gl.inline_asm_elementwise(
-        "fma.rn.f32 $0, $1, $2, $3;", "=f,f,f,f", [sums, scale, acc], dtype=gl.float32, is_pure=False, pack=1
-    )
-'''
-_ADD = '''
-@gluon.jit
-def _add(sums, acc):
-    """acc + sums. Volatile: moved below the next product, it would keep twice the registers."""
-    return gl.inline_asm_elementwise(
-        "add.rn.f32 $0, $1, $2;", "=f,f,f", [sums, acc], dtype=gl.float32, is_pure=False, pack=1
-    )
-'''
-
-
 _NEVER = '''
 @gluon.jit
 def _never():
     """False, which no compiler knows: so sums begin anew in registers that they have already."""
-    return gl.inline_asm_elementwise("mov.b32 $0, 0;", "=r,r", [gl.program_id(0)], dtype=gl.int32, is_pure=False, pack=1) != 0
+    zero = gl.inline_asm_elementwise(
+        "mov.b32 $0, 0;", "=r,r", [gl.program_id(0)], dtype=gl.int32, is_pure=False, pack=1
+    )
+    return zero != 0
 '''
 
 
+KEYS = ("groups", "waves_m", "waves_n", "num_stages", "raster", "turns", "steps")
+"""What a schedule says of the shape, in the order of its fields."""
+
+
 @dataclass(frozen=True)
-class _Shape:
+class Shape:
     """How many groups of warps share a program's tile, and how many tiles of the form each of them has."""
 
     groups: int
@@ -80,6 +69,10 @@ class _Shape:
     waves_n: int
     stages: int
     raster: int
+    turns: int
+    """Groups that take turns along k, a stage each, instead of sharing the rows of a tile."""
+    steps: int
+    """Steps of one stage."""
 
     @property
     def rows(self) -> int:
@@ -109,19 +102,27 @@ def gluon_text(kernel: KernelOp, name: str, library: Library, capabilities: Capa
     product = specialized(kernel)
     if product is None or "wgmma" not in capabilities.features:
         return None
-    return _Gluon(kernel, product, name, library, capabilities).written()
+    said = dict(kernel.schedule.data) if kernel.schedule is not None else {}
+    shape = Shape(*(int(said.get(key, 1)) for key in KEYS))
+    if shape.turns > 1:
+        from breccia.targets.triton._gluon_turns import Turns  # which is made of the class below
+
+        return Turns(kernel, product, shape, name, library, capabilities).written()
+    return Gluon(kernel, product, shape, name, library, capabilities).written()
 
 
-class _Gluon:
+class Gluon:
+    """Writes the functions of one kernel; `Turns` writes some of them in another way."""
+
+    walks = True
+    """Whether programs walk over tiles; else each has one."""
+
     def __init__(
-        self, kernel: KernelOp, product: Product, name: str, library: Library, capabilities: Capabilities
+        self, kernel: KernelOp, product: Product, shape: Shape, name: str, library: Library, capabilities: Capabilities
     ) -> None:
-        self.kernel, self.product, self.name = kernel, product, name
+        self.kernel, self.product, self.shape, self.name = kernel, product, shape, name
         self.library, self.features = library, capabilities.features
-        said = dict(kernel.schedule.data) if kernel.schedule is not None else {}
-        keys = ("groups", "waves_m", "waves_n", "num_stages", "raster")
-        self.shape = _Shape(*(int(said.get(key, 1)) for key in keys))
-        names = Names(_WORDS)
+        names = Names(WORDS)
         self.operands = [names.fresh(a.name_hint or f"arg{i}") for i, a in enumerate(kernel.args)]
         self.results = [names.fresh(o.name_hint or "out") for o in kernel.outs]
         self.symbols = {s: names.fresh(s) for s in kernel_symbols(kernel)}
@@ -130,9 +131,9 @@ class _Gluon:
         self.pointed = [i for i in range(len(kernel.args)) if i not in self.described]
         self.strides = {i: [names.fresh(f"{self.operands[i]}_stride{j}") for j in range(2)] for i in self.pointed}
         self.turned = turned_results(kernel, capabilities)
-        self.boxed = [self._boxed(i) for i in range(len(kernel.outs))]
+        self.boxed = [self.stored_boxed(i) for i in range(len(kernel.outs))]
 
-    def _boxed(self, i: int) -> bool:
+    def stored_boxed(self, i: int) -> bool:
         """True where a result is stored through a descriptor: its rows are multiples of 16 bytes."""
         t, window = tensor_type(self.kernel.outs[i].type), self.kernel.tiles.outputs[i]
         columns = t.shape[-1]
@@ -144,7 +145,7 @@ class _Gluon:
     # -- the whole -----------------------------------------------------------------------------------------------------
 
     def written(self) -> KernelText:
-        finish, math, load, start = self._finish(), self._math(), self._load(), self._start()
+        source = "\n\n\n".join(write() for write in (self._finish, self.math, self.load, self.start))
         kernel, p, s = self.kernel, self.product, self.shape
         types = [
             Region(Names(), self.library, ()).triton_dtype(tensor_type(v.type)) for v in (*kernel.args, *kernel.outs)
@@ -162,33 +163,35 @@ class _Gluon:
         columns = tuple(f.operand for f in p.factors if f.along != "tile")
         tiles = dims.mul(dims.ceildiv(p.m.extent, s.rows), dims.ceildiv(p.n.extent, s.waves_n))
         return KernelText(
-            "\n\n\n".join([finish, math, load, start]),
-            ((*self.operands, *self.results), tuple(self.symbols.values()), tuple(self._all_strides())),
+            source, ((*self.operands, *self.results), tuple(self.symbols.values()), tuple(self.all_strides())),
             tuple(sorted(self.symbols)), tuple(map(signature_type, types)), strided, tiles,
-            tuple(None for _ in self.results), {"num_warps": 4}, self.turned, tuple(boxes), columns,
+            tuple(None for _ in self.results), self.options(), self.turned, tuple(boxes), columns,
         )  # fmt: skip
 
-    def _all_strides(self) -> list[str]:
+    def options(self) -> dict[str, int | str]:
+        return {"num_warps": 4, "walks": int(self.walks)}
+
+    def all_strides(self) -> list[str]:
         return [s for i in self.pointed for s in self.strides[i]]
 
-    def _sizes(self) -> list[str]:
+    def sizes(self) -> list[str]:
         return [self.symbols[s] for s in sorted(self.symbols)]
 
-    def _region(self, extra: Sequence[str] = ()) -> GluonRegion:
+    def region(self, extra: Sequence[str] = ()) -> GluonRegion:
         """A new function: names of all parameters are taken."""
-        names = Names(_WORDS)
-        for name in (*self.operands, *self.results, *self._sizes(), *self._all_strides(), *extra):
+        names = Names(RESERVED | NAMES | {"LAYOUT"})
+        for name in (*self.operands, *self.results, *self.sizes(), *self.all_strides(), *extra):
             names.fresh(name)
         region = GluonRegion(names, self.library, self.features)
         for symbol, text in self.symbols.items():
             region.sizes.symbol(symbol, text)
         return region
 
-    def _function(self, suffix: str, parameters: Sequence[str], doc: str, region: Region) -> str:
+    def function(self, suffix: str, parameters: Sequence[str], doc: str, region: Region) -> str:
         return f'@gluon.jit\n{head(f"{self.name}{suffix}", parameters)}\n    """{doc}"""\n{region.text()}'
 
     @property
-    def _layout(self) -> str:
+    def layout(self) -> str:
         step = 256 // (STEP_BYTES // self.product.depth * 8)
         return (
             "LAYOUT: gl.constexpr = gl.NVMMADistributedLayout("
@@ -213,25 +216,27 @@ class _Gluon:
         region.line(f"{n} = {tile} % ({s.raster} * {n_tiles}) // {height}")
         return m, n
 
-    def _advance(self, region: Region, stage: str, phase: str) -> None:
-        region.line(f"{stage} += 1")
-        region.line(f"if {stage} == {self.shape.stages}:")
-        region.line(f"    {stage} = 0")
+    def advance(self, region: Region, stage: str, phase: str, by: int = 1) -> None:
+        """Write the way to the next stage of the ring."""
+        stages = self.shape.stages
+        region.line(f"{stage} += {by}")
+        region.line(f"if {stage} >= {stages}:" if by > 1 else f"if {stage} == {stages}:")
+        region.line(f"    {stage} -= {stages}" if by > 1 else f"    {stage} = 0")
         region.line(f"    {phase} ^= 1")
 
     # -- loading -------------------------------------------------------------------------------------------------------
 
-    def _tiles(self) -> tuple[list[str], str]:
+    def rings(self) -> tuple[list[str], str]:
         """Names of the rings of the first operand, one for each group, and of the second one."""
         a, b = self.operands[self.product.a], self.operands[self.product.b]
         return [f"{a}_tiles{g}" for g in range(self.shape.groups)], f"{b}_tiles"
 
-    def _load(self) -> str:
+    def load(self) -> str:
         p, s = self.product, self.shape
         a, b = self.operands[p.a], self.operands[p.b]
-        rings, second = self._tiles()
-        given = [a, b, *rings, second, "full", "empty", *self._sizes()]
-        region = self._region([*rings, second, "full", "empty"])
+        rings, second = self.rings()
+        given = [a, b, *rings, second, "full", "empty", *self.sizes()]
+        region = self.region([*rings, second, "full", "empty"])
         stage, phase = region.names.fresh("stage"), region.names.fresh("phase")
         region.line(f"{stage} = 0")
         region.line(f"{phase} = 1")
@@ -253,8 +258,8 @@ class _Gluon:
                 column = f"{n} * {columns}" + (f" + {j * p.columns}" if j else "")
                 place = f"{second}.index({self._slot(stage, j)})"
                 region.line(f"{copy}({b}, [{column}, {k} * {p.depth}], {arrived}, {place})")
-        self._advance(region, stage, phase)
-        return self._function("_load", given, "One warp: operands of each step, as soon as a stage is free.", region)
+        self.advance(region, stage, phase)
+        return self.function("_load", given, "One warp: operands of each step, as soon as a stage is free.", region)
 
     def _slot(self, stage: str, j: int) -> str:
         """Where the j-th tile of the second operand lies in its ring."""
@@ -263,20 +268,22 @@ class _Gluon:
 
     # -- multiplying ---------------------------------------------------------------------------------------------------
 
-    def _math_parameters(self) -> list[str]:
-        _, second = self._tiles()
+    def finish_parameters(self) -> list[str]:
+        """What `finish` takes besides a tile's sums and place."""
         buffers = [f"{self.results[i]}_tile" for i, boxed in enumerate(self.boxed) if boxed]
         pointed = [self.operands[i] for i in self.pointed]
-        strides = [s for i in self.pointed for s in self.strides[i]]
-        return ["tiles", second, "full", "empty", *pointed, *self.results, *buffers, *self._sizes(), *strides]
+        return [*pointed, *self.results, *buffers, *self.sizes(), *self.all_strides()]
 
-    def _math(self) -> str:
+    def math_parameters(self) -> list[str]:
+        return ["tiles", self.rings()[1], "full", "empty", *self.finish_parameters()]
+
+    def math(self) -> str:
         p, s = self.product, self.shape
-        _, second = self._tiles()
-        parameters = self._math_parameters()
-        region = self._region([*parameters, "group"])
+        _, second = self.rings()
+        parameters = self.math_parameters()
+        region = self.region([*parameters, "group"])
         fresh = region.names.fresh
-        region.line(self._layout)
+        region.line(self.layout)
         nothing, never = fresh("nothing"), fresh("never")
         if not p.exact_sums:
             region.line(f"{nothing} = gl.zeros(({ROWS}, {p.columns}), gl.float32, LAYOUT)")
@@ -288,7 +295,10 @@ class _Gluon:
         ms = [fresh(f"m{i}") for i in range(s.waves_m)]
         ns = [fresh(f"n{j}") for j in range(s.waves_n)] if s.waves_n > 1 else [n]
         for i, name in enumerate(ms):
-            region.line(f"{name} = ({m} * {s.groups} + group) * {s.waves_m}" + (f" + {i}" if i else ""))
+            text = f"{m} * {s.groups} + group"
+            region.line(
+                f"{name} = {text}" if s.waves_m == 1 else f"{name} = ({text}) * {s.waves_m}" + (f" + {i}" if i else "")
+            )
         for j, name in enumerate(ns):
             if name != n:
                 region.line(f"{name} = {n} * {s.waves_n}" + (f" + {j}" if j else ""))
@@ -296,7 +306,7 @@ class _Gluon:
         sums = {w: fresh("acc" if len(waves) == 1 else f"acc{number}") for number, w in enumerate(waves)}
         for name in sums.values():
             region.line(f"{name} = gl.zeros(({ROWS}, {p.columns}), gl.float32, LAYOUT)")
-        scales = _Scales(self, region, ms, ns)
+        scales = Scales(self, region, ms, ns)
         k = fresh("k")
         scales.fetch("0")
         region.line(f"for {k} in range({region.size(p.k.extent)}):")
@@ -310,20 +320,20 @@ class _Gluon:
             self._accumulate(region, waves, sums, left, right, stage)
         else:
             self._promote(region, waves, sums, left, right, stage, (nothing, never, k), scales)
-        self._advance(region, stage, phase)
+        self.advance(region, stage, phase)
         region.indent(-1)
         for (i, j), name in sums.items():
-            arguments = [name, ms[i], ns[j], *parameters[4:]]
+            arguments = [name, ms[i], ns[j], *self.finish_parameters()]
             region.line(f"{self.name}_finish({', '.join(arguments)})")
         region.indent(-1)
         if any(self.boxed):
             region.line("store_wait(0)")
         given = ["group: gl.constexpr", *parameters]
-        return self._function("_math", given, "Four warps: the sums of their share of each tile.", region)
+        return self.function("_math", given, "Four warps: the sums of their share of each tile.", region)
 
     def _promote(
         self, region: Region, waves: Sequence[tuple[int, int]], sums: dict[tuple[int, int], str],
-        left: Sequence[str], right: Sequence[str], stage: str, names: tuple[str, str, str], scales: _Scales,
+        left: Sequence[str], right: Sequence[str], stage: str, names: tuple[str, str, str], scales: Scales,
     ) -> None:  # fmt: skip
         """The products of a step one after the other, each added in float32 before the next one starts.
 
@@ -360,9 +370,9 @@ class _Gluon:
 
     def _finish(self) -> str:
         kernel, p = self.kernel, self.product
-        parameters = ["acc", "m", "n", *self._math_parameters()[4:]]
-        region = self._region(parameters)
-        region.line(self._layout)
+        parameters = ["acc", "m", "n", *self.finish_parameters()]
+        region = self.region(parameters)
+        region.line(self.layout)
         region.sizes.grid(p.m.name, "m")
         region.sizes.grid(p.n.name, "n")
         rows, columns = region.names.fresh("rows"), region.names.fresh("columns")
@@ -382,7 +392,7 @@ class _Gluon:
                 _ops.write(region, op)
         for i, value in enumerate(values):
             self._store(region, i, value, (rows, columns))
-        return self._function("_finish", parameters, "What becomes of the sums of one tile.", region)
+        return self.function("_finish", parameters, "What becomes of the sums of one tile.", region)
 
     def _fetch(self, region: GluonRegion, argument: BlockArgument, i: int, places: tuple[str, str]) -> None:
         """Load a window of another operand. Outside the tensor nothing is read, and what stands there goes nowhere."""
@@ -428,15 +438,14 @@ class _Gluon:
 
     # -- the start -----------------------------------------------------------------------------------------------------
 
-    def _start(self) -> str:
+    def start(self) -> str:
         kernel, p, s = self.kernel, self.product, self.shape
-        rings, second = self._tiles()
-        region = self._region([*rings, second, "full", "empty"])
+        rings, second = self.rings()
+        region = self.region([*rings, second, "full", "empty"])
         a, b = self.operands[p.a], self.operands[p.b]
+        shape = f"[{s.stages}, {ROWS * s.waves_m}, {p.depth}]"
         for ring in rings:
-            region.line(
-                f"{ring} = gl.allocate_shared_memory({a}.dtype, [{s.stages}, {ROWS * s.waves_m}, {p.depth}], {a}.layout)"
-            )
+            region.line(f"{ring} = gl.allocate_shared_memory({a}.dtype, {shape}, {a}.layout)")
         slots = s.stages * s.waves_n
         region.line(f"{second} = gl.allocate_shared_memory({b}.dtype, [{slots}, {p.columns}, {p.depth}], {b}.layout)")
         buffers: dict[int, list[str]] = {}
@@ -454,7 +463,7 @@ class _Gluon:
         region.line(f"    mbarrier.init(empty.index({i}), count={s.groups})")
         region.line("fence_async_shared()")
         pointed = [self.operands[i] for i in self.pointed]
-        tail = [*self._sizes(), *self._all_strides()]
+        tail = [*self.sizes(), *self.all_strides()]
         region.line("gl.warp_specialize(")
         region.line("    [")
         for g, ring in enumerate(rings):
@@ -469,7 +478,7 @@ class _Gluon:
                 *tail,
             ]
             region.line(f"        ({self.name}_math, ({g}, {', '.join(mine)})),")
-        loads = [a, b, *rings, second, "full", "empty", *self._sizes()]
+        loads = [a, b, *rings, second, "full", "empty", *self.sizes()]
         region.line(f"        ({self.name}_load, ({', '.join(loads)})),")
         registers = [str(MATH_REGISTERS.get(s.groups, 240))] * (s.groups - 1) + [str(LOADING_REGISTERS)]
         region.line(
@@ -479,92 +488,3 @@ class _Gluon:
         given = [*self.operands, *self.results, *tail]
         doc = docstring(kernel.kernel_name, kernel.args, [o.type for o in kernel.outs])
         return f"@gluon.jit\n{head(self.name, given)}\n{doc}{region.text()}"
-
-
-class _Scales:
-    """The scales of a step: loaded one step ahead, and combined for each tile."""
-
-    def __init__(self, writer: _Gluon, region: Region, ms: Sequence[str], ns: Sequence[str]) -> None:
-        self.writer, self.region, self.ms, self.ns = writer, region, ms, ns
-        self.names: dict[tuple[int, int], str] = {}
-        """Factor and wave to the name of what was loaded."""
-        self.texts: dict[tuple[int, int], tuple[str, str]] = {}
-        self._pointers()
-
-    def _waves(self, along: str, operand: int) -> Sequence[str]:
-        p = self.writer.product
-        window = self.writer.kernel.tiles.inputs[operand]
-        assert window is not None, "windows were checked"
-        rows = along == "row" or (along == "tile" and p.m.name in dims.symbols(window.index[0]))
-        return self.ms if rows else self.ns
-
-    def _pointers(self) -> None:
-        region, w = self.region, self.writer
-        for f, factor in enumerate(w.product.factors):
-            operand, strides = w.operands[factor.operand], w.strides[factor.operand]
-            size = region.size(tensor_type(w.kernel.args[factor.operand].type).shape[0], 2)
-            for i, place in enumerate(self._waves(factor.along, factor.operand)):
-                self.names[f, i] = region.names.fresh(
-                    f"{operand}{i}" if len(self.ms) > 1 or len(self.ns) > 1 else f"{operand}_now"
-                )
-                pointers = region.names.fresh(f"{operand}_ptrs")
-                if factor.along == "tile":
-                    window = w.kernel.tiles.inputs[factor.operand]
-                    assert window is not None, "windows were checked"
-                    for d in (w.product.m, w.product.n):
-                        region.sizes.grid(d.name, place)
-                    # Tiles outside the tensor read the last scale, and are not stored.
-                    index = f"min({region.size(window.index[0])}, {size} - 1)"
-                    region.line(f"{pointers} = {operand} + {index} * {strides[0]}")
-                    self.texts[f, i] = pointers, ""
-                    continue
-                count = ROWS if factor.along == "row" else w.product.columns
-                axis = 1 if factor.along == "row" else 0
-                lines = region.names.fresh("rows" if axis else "columns")
-                region.line(f"{lines} = {place} * {count} + gl.arange(0, {count}, gl.SliceLayout({axis}, LAYOUT))")
-                region.line(f"{pointers} = {operand} + {lines} * {strides[0]}")
-                self.texts[f, i] = pointers, f", mask={lines} < {size}, other=0.0"
-
-    def fetch(self, k: str) -> None:
-        """Write the loads of the scales of step `k`."""
-        for (f, i), (pointers, mask) in self.texts.items():
-            stride = self.writer.strides[self.writer.product.factors[f].operand][1]
-            place = "" if k == "0" else f" + {k} * {stride}"
-            self.region.line(f"{self.names[f, i]} = gl.load({pointers}{place}{mask})")
-
-    def ahead(self, k: str) -> None:
-        """Write the loads for the step after `k`; after the last one, of the last one again."""
-        if self.texts:
-            name = self.region.names.fresh("ahead")
-            last = dims.sub(self.writer.product.k.extent, 1)
-            self.region.line(f"{name} = min({k} + 1, {self.region.size(last)})")
-            self.fetch(name)
-
-    def _parts(self, i: int, j: int, along: Sequence[str]) -> list[str]:
-        found: list[str] = []
-        for f, factor in enumerate(self.writer.product.factors):
-            if factor.along in along:
-                waves = self._waves(factor.along, factor.operand)
-                found.append(self.names[f, i if waves is self.ms else j])
-        return found
-
-    def combined(self, i: int, j: int) -> str:
-        """Write and name what a tile's sums are multiplied by, for each row; empty where there is nothing."""
-        if not self.writer.product.factors:
-            return ""
-        parts = self._parts(i, j, ("row", "tile"))
-        text = " * ".join(parts) or "1.0"
-        if not self._parts(i, j, ("row",)):
-            text = f"gl.full(({ROWS},), {text}, gl.float32, gl.SliceLayout(1, LAYOUT))"
-        name = self.region.names.fresh("scale")
-        self.region.line(f"{name} = {text}")
-        return name
-
-    def added(self, part: str, i: int, j: int, scale: str, acc: str) -> str:
-        """The sums with those of this step."""
-        columns = self._parts(i, j, ("column",))
-        if not scale:
-            return f"{self.writer.library.add('_add', _ADD)}({part}, {acc})"
-        for column in columns:
-            part = f"{part} * gl.expand_dims({column}, 0)"
-        return f"{self.writer.library.add('_add_scaled', _FMA)}({part}, {scale}, {acc})"

@@ -282,7 +282,8 @@ class _Kernel:
 
     def _reads_once(self, i: int) -> bool:
         """True where each element of an operand is read by one program, and by no kernel after this one: on NVIDIA,
-        the cache is then left to what is written."""
+        the cache is then left to what is written.
+        """
         kernel, value = self.kernel, self.kernel.args[i]
         if kernel.step.blocks or tensor_type(value.type).rank < 2 or not self._nvidia:
             return False

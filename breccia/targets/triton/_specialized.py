@@ -27,6 +27,8 @@ from breccia.ir.tiling import GridDim, Window
 
 ROWS = 64
 """Rows of one tile: those of Hopper's matrix instruction of four warps."""
+_ONE = ("one", "single")
+"""What dimensions of one tile are called, which the grid leaves out."""
 STEP_BYTES = 128
 """Bytes of a row of a step: what the widest swizzle of shared memory covers."""
 
@@ -66,8 +68,9 @@ def specialized(kernel: KernelOp) -> Product | None:
         return None
     t = kernel.tiles
     parallel, walked = t.dims("parallel"), t.dims("reduction")
-    if len(parallel) != 2 or len(walked) != 1 or len(t.grid) != 3 or not _plain_windows(kernel):
+    if len(walked) != 1 or len(t.grid) != len(parallel) + 1 or len(parallel) > 2 or not _plain_windows(kernel):
         return None
+    parallel = (*parallel, *(GridDim(name, 1) for name in _ONE[len(parallel) :]))
     found = _dot(kernel)
     if found is None:
         return None
@@ -97,7 +100,7 @@ def specialized(kernel: KernelOp) -> Product | None:
 
 
 def _plain_windows(kernel: KernelOp) -> bool:
-    windows = [w for w in (*kernel.tiles.inputs, *kernel.tiles.outputs)]
+    windows = (*kernel.tiles.inputs, *kernel.tiles.outputs)
     if any(w is None or w.segment is not None or w.combine is not None or w.partial for w in windows):
         return False
     return all(len(w.block) == 2 and None not in w.block for w in windows if w is not None)

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from xdsl.ir import Operation
+from xdsl.ir import OpResult, SSAValue
 
 from breccia.codegen.lines import tensor_type
 from breccia.ir import dims
@@ -20,8 +20,9 @@ class KernelText:
     """A kernel's function, and what its launcher needs to know.
 
     parameters: pointers, sizes and strides, by name. symbols: sizes that it takes after its pointers. programs: how
-    many programs there are, as a size. turned: results whose rows are neighbours, padded to fours. boxes: for a kernel in Gluon, whose programs walk over tiles: what each pointer
-    that is a descriptor moves at once; columns: operands that it reads best where rows are neighbours.
+    many programs there are, as a size. turned: results whose rows are neighbours, padded to fours. boxes: for a kernel
+    in Gluon, what each pointer that is a descriptor moves at once; columns: operands that it reads best where rows are
+    neighbours.
     """
 
     source: str
@@ -44,11 +45,12 @@ def turned_results(kernel: KernelOp, capabilities: Capabilities) -> tuple[bool, 
     else a line each.
     """
     values = KernelOp.terminator(kernel.finish).args
-    return tuple("wgmma" in capabilities.features and _scales_of_rows(v.owner, v.index) for v in values)
+    return tuple("wgmma" in capabilities.features and _scales_of_rows(v) for v in values)
 
 
-def _scales_of_rows(op: object, index: int) -> bool:
-    if not isinstance(op, EncodeOp) or index == 0 or index >= len(op.results):
+def _scales_of_rows(value: SSAValue) -> bool:
+    op, index = value.owner, value.index if isinstance(value, OpResult) else 0
+    if not isinstance(op, EncodeOp) or index == 0:
         return False
     recipe, t = op.recipe.data, tensor_type(op.results[index].type)
     if t.rank != 2 or str(t.dtype) != "f32" or len(recipe.levels) != 1 or recipe.zero_point or recipe.offset:

@@ -113,7 +113,8 @@ class Pointers:
 
     def load(self, argument: SSAValue, wanted: str, *, once: bool = False) -> None:
         """Write the load of a prepared window; what lies outside is 0. once: nothing reads it again, so that it need
-        not stay in the cache."""
+        not stay in the cache.
+        """
         region = self.region
         t = tensor_type(argument.type)
         if argument in self.descriptors:
@@ -192,7 +193,7 @@ class Pointers:
     def _output(
         self, name: str, shape: tuple[Dim, ...], window: Window, unit: int, part: int = 0, *, turned: bool = False
     ) -> tuple[str, list[str]]:
-        """Pointers and masks of a contiguous result, or of a turned one; of one byte in each `unit` of the last axis."""
+        """Pointers and masks of a contiguous or turned result; of one byte in each `unit` of the last axis."""
         region, kept = self.region, window.kept_axes
         rank = len(kept)
         texts, masks, tiled = [name], list[str](), 0

@@ -126,13 +126,13 @@ _TUPLED = _VERSION in ("3.7", "3.8", "3.9")
 class Kernel:
     """A Triton function that is launched on tensors: `kernel.call(programs, *tensors, *sizes)`.
 
-    fn: decorated by `triton.jit`; its parameters are pointers, sizes, and then the strides of every axis of every
-    strided pointer. pointers: what each pointer points to; a tensor of another dtype of that width will do. strided:
-    the rank of each pointer's tensor, or 0 where it is contiguous, or -2 where it is from `columns`. target: the architecture that the text is made for.
-    boxes: for a kernel in Gluon, what each pointer that is a descriptor moves at once, and None for the others; such a
-    kernel walks over `programs` tiles with as many programs as there are multiprocessors. columns: numbers of pointers
-    whose rows should be neighbours, and are copied so that they are. options: of Triton's compiler.
-    `programs` programs run, on one axis; none where it is 0.
+    fn: decorated by `triton.jit` or `gluon.jit`; its parameters are pointers, sizes, and then the strides of every axis
+    of every strided pointer. pointers: what each pointer points to; a tensor of another dtype of that width will do.
+    strided: the rank of each pointer's tensor, or 0 where it is contiguous, or -2 where it is from `columns`. target:
+    the architecture that the text is made for. boxes: for a kernel in Gluon, what each pointer that is a descriptor
+    moves at once, and None for the others; such a kernel `walks` over `programs` tiles with as many programs as there
+    are multiprocessors, or has a program for each tile. columns: numbers of pointers whose rows should be neighbours,
+    and are copied so that they are. options: of Triton's compiler. `programs` programs run, on one axis; none for 0.
 
     Invariants: `call` compiles for what it has not seen, and is a function without `self`, which is what a call costs
     least through; `compiled` counts what was compiled.
@@ -141,7 +141,7 @@ class Kernel:
     def __init__(
         self, fn: Any, *, pointers: tuple[str, ...], strided: tuple[int, ...], sizes: int, target: str,
         fp_fusion: bool = False, boxes: tuple[tuple[int, int] | None, ...] = (),
-        columns: tuple[int, ...] = (), **options: Any,
+        columns: tuple[int, ...] = (), walks: int = 1, **options: Any,
     ) -> None:  # fmt: skip
         unknown = [p for p in pointers if p not in _POINTERS]
         if unknown or len(strided) != len(pointers):
@@ -157,7 +157,7 @@ class Kernel:
                 f"{len(pointers)} pointers, {sizes} sizes and {strides} strides make {wanted}"
             )
         interpreted = not hasattr(fn, "cache_key")
-        self.strides, self.columns = strides, columns
+        self.strides, self.columns, self.walks = strides, columns, walks
         self.boxes = {i: box for i, box in enumerate(boxes) if box is not None}
         self.fn, self.pointers, self.strided, self.sizes, self.target = fn, pointers, strided, sizes, target
         self.options = {"enable_fp_fusion": fp_fusion, **options}
@@ -232,7 +232,8 @@ class Kernel:
         rough = not all(_descriptors().fits(tensors[i]) for i in self.boxes)
         rough |= any(tensors[i].stride(0) != 1 < tensors[i].shape[0] for i in self.columns)
         maps = _descriptors().Maps(kernel, [(self.pointers[i], box) for i, box in self.boxes.items()])
-        return maps, torch.cuda.get_device_properties(device).multi_processor_count, rough
+        most = torch.cuda.get_device_properties(device).multi_processor_count if self.walks else 1 << 31
+        return maps, most, rough
 
     def aligned(self, call: Callable[..., None], programs: int, *args: Any) -> None:
         """Launch on copies of those tensors that no descriptor can take."""
@@ -338,11 +339,12 @@ def _quick_call(kernel: Kernel) -> Callable[..., None]:
     strided = "".join(f"{t}.stride(), " for t in looked)
     strides = "".join(f", s{i}" for i in range(kernel.strides))
     if _TUPLED:
-        arguments = f"packed, None, None, None, None, None, marks, layout, ({values}{strides.removeprefix(', ')},)"
+        arguments = f"packed, None, None, None, None, None, marks, layout, ({values}{strides.removeprefix(', ')})"
     else:
         arguments = f"None, None, packed, None, None, None, {values}{strides.removeprefix(', ')}"
-    arguments = arguments.replace(", ,)", ",)")
-    maps = f"""
+    rest, maps = (", maps, most, rough" if boxed else "") + strides, ""
+    if boxed:
+        maps = f"""
     if rough:
         return aligned(call, programs, {given})
     if programs > most:
@@ -364,7 +366,7 @@ def call(programs, {given}):
     entry = ready.get(key)
     if entry is None:
         entry = remember(key, {all_tensors}, ({sizes}))
-    kernel, launch, function, cooperative, dependent, packed, marks, layout, stream, current{", maps, most, rough" if boxed else ""}{strides} = entry{maps if boxed else ""}
+    kernel, launch, function, cooperative, dependent, packed, marks, layout, stream, current{rest} = entry{maps}
     if enters or exits or runtime.launch_enter_hook is not enter or runtime.launch_exit_hook is not leave:
         return slowly(entry, programs, {all_tensors}, ({sizes}))
     if current is not None and current() != device:
@@ -383,8 +385,9 @@ def call(programs, {given}):
     # The chains that Triton begins with: a hook that was set, rather than added to them, is told by its identity.
     enter, leave = type(knobs.runtime).launch_enter_hook, type(knobs.runtime).launch_exit_hook
     scope: dict[str, Any] = {
-        "ready": ready, "remember": remember, "slowly": kernel.launch_slowly, "aligned": kernel.aligned, "runtime": knobs.runtime, "enter": enter,
-        "leave": leave, "enters": enter.calls, "exits": leave.calls,
+        "ready": ready, "remember": remember, "slowly": kernel.launch_slowly, "aligned": kernel.aligned,
+        "runtime": knobs.runtime,
+        "enter": enter, "leave": leave, "enters": enter.calls, "exits": leave.calls,
     }  # fmt: skip
     exec(compile(text, f"<call of {kernel.fn.__name__}>", "exec", dont_inherit=True), scope)
     return scope["call"]
