@@ -78,12 +78,14 @@ def group_tiles(kernel: KernelOp, op: MatmulOp, capabilities: Capabilities, said
     rows, columns = (expected(d, sizes) for d in shape[-2:])
     if len(shape) != 2 or rows is None or columns is None or not isinstance(depth, int):
         return None
-    if not _takes_bytes(op, capabilities) or not _lies_right(op, rows, columns, capabilities):
+    if _takes_halves(op) and min(rows, columns) >= capabilities.decode_rows > 0:
+        step, allowed = STEP // 2, SHAPES
+    elif _takes_bytes(op, capabilities) and _lies_right(op, rows, columns, capabilities):
+        step, allowed = STEP, (*(SMALL if all(_walks_columns(op, side) for side in (0, 1)) else SHAPES), *TURNS)
+    else:
         return None
-    narrow = all(_walks_columns(op, side) for side in (0, 1))
-    shapes = sorted((*(SMALL if narrow else SHAPES), *TURNS), key=lambda s: cost(s, rows, columns, depth))
-    for best in shapes:
-        blocks: Entries = {"block_m": ROWS, "block_n": best.block_n, "block_k": STEP}
+    for best in sorted(allowed, key=lambda s: cost(s, rows, columns, -(-depth // step))):
+        blocks: Entries = {"block_m": ROWS, "block_n": best.block_n, "block_k": step}
         planned = planned_blocks(kernel, "gemm", ScheduleAttr(tuple({**blocks, **said}.items())))
         stages = _stages(best, capabilities, kernel, op)
         if stages >= 3 and {**blocks, **planned} == blocks:
@@ -96,12 +98,11 @@ def group_tiles(kernel: KernelOp, op: MatmulOp, capabilities: Capabilities, said
     return {**entries, "raster": 8, "num_warps": 4, "num_stages": stages, "decode": "apart", **said}
 
 
-def cost(shape: Shape, rows: int, columns: int, depth: int) -> float:
-    """Cycles that a product takes with programs of that shape."""
+def cost(shape: Shape, rows: int, columns: int, steps: int) -> float:
+    """Cycles that a product of so many steps of 128 bytes takes with programs of that shape."""
     tiles = -(-rows // shape.rows) * -(-columns // shape.columns)
     products = shape.rows * shape.columns * STEP / PRODUCTS
     loads = (shape.rows + shape.columns) * STEP / CACHE_BYTES
-    steps = -(-depth // STEP)
     if shape.turns > 1:
         one = steps * max(products, loads) + TURN
     else:
@@ -122,6 +123,16 @@ def _takes_bytes(op: MatmulOp, capabilities: Capabilities) -> bool:
     kinds = tuple(element_name(v.type) for v in op.args[:2])
     known = any((row.a, row.b) == kinds for row in capabilities.mma)
     return known and op.properties.get("compute") is None and all(k.startswith("f8") for k in kinds)
+
+
+def _takes_halves(op: MatmulOp) -> bool:
+    """True where an operand is decoded to a 16-bit float, by a kernel of its own, and multiplied as such."""
+    computed = op.properties.get("compute")
+    if str(computed) not in ("bf16", "f16") or not any(isinstance(v.type, ScaledType) for v in op.args[:2]):
+        return False
+    places = [p for key in ("place_a", "place_b") if (p := op.properties.get(key)) is not None]
+    plain = [str(v.type.dtype) for v in op.args[:2] if isinstance(v.type, TensorType)]
+    return all(set(p.data) <= {"operand", "epilogue"} for p in places) and all(dtype == str(computed) for dtype in plain)
 
 
 def _lies_right(op: MatmulOp, rows: int, columns: int, capabilities: Capabilities) -> bool:

@@ -152,7 +152,7 @@ class Gluon:
         ]
         boxes: list[tuple[int, int] | None] = [None] * len(types)
         boxes[p.a] = (ROWS * s.waves_m, p.depth)
-        boxes[p.b] = (p.columns, p.depth)
+        boxes[p.b] = self.second_box()
         for i, boxed in enumerate(self.boxed):
             if boxed:
                 boxes[len(kernel.args) + i] = (ROWS, p.columns)
@@ -167,6 +167,18 @@ class Gluon:
             tuple(sorted(self.symbols)), tuple(map(signature_type, types)), strided, tiles,
             tuple(None for _ in self.results), self.options(), self.turned, tuple(boxes), columns,
         )  # fmt: skip
+
+    def second_box(self) -> tuple[int, int]:
+        p = self.product
+        return (p.depth, p.columns) if p.upright else (p.columns, p.depth)
+
+    def second_place(self, column: str, k: str) -> str:
+        """Where a tile of the second operand begins."""
+        return f"[{k}, {column}]" if self.product.upright else f"[{column}, {k}]"
+
+    def second_tile(self, ring: str, slot: str) -> str:
+        """A tile of the second operand as the instruction takes it: rows of k."""
+        return f"{ring}.index({slot})" + ("" if self.product.upright else ".permute((1, 0))")
 
     def options(self) -> dict[str, int | str]:
         return {"num_warps": 4, "walks": int(self.walks)}
@@ -257,7 +269,7 @@ class Gluon:
             for j in range(s.waves_n):
                 column = f"{n} * {columns}" + (f" + {j * p.columns}" if j else "")
                 place = f"{second}.index({self._slot(stage, j)})"
-                region.line(f"{copy}({b}, [{column}, {k} * {p.depth}], {arrived}, {place})")
+                region.line(f"{copy}({b}, {self.second_place(column, f'{k} * {p.depth}')}, {arrived}, {place})")
         self.advance(region, stage, phase)
         return self.function("_load", given, "One warp: operands of each step, as soon as a stage is free.", region)
 
@@ -315,7 +327,7 @@ class Gluon:
         left = [
             f"tiles.index({stage})" + (f".slice({i * ROWS}, {ROWS})" if s.waves_m > 1 else "") for i in range(s.waves_m)
         ]
-        right = [f"{second}.index({self._slot(stage, j)}).permute((1, 0))" for j in range(s.waves_n)]
+        right = [self.second_tile(second, self._slot(stage, j)) for j in range(s.waves_n)]
         if p.exact_sums:
             self._accumulate(region, waves, sums, left, right, stage)
         else:
@@ -354,6 +366,7 @@ class Gluon:
                 region.line(f"mbarrier.arrive(empty.index({stage}), count=1)")
             region.line(f"{sums[i, j]} = {scales.added(new, i, j, combined[i, j], sums[i, j])}")
             part = new
+        scales.ahead_columns()
 
     def _accumulate(
         self, region: Region, waves: Sequence[tuple[int, int]], sums: dict[tuple[int, int], str],
@@ -447,7 +460,8 @@ class Gluon:
         for ring in rings:
             region.line(f"{ring} = gl.allocate_shared_memory({a}.dtype, {shape}, {a}.layout)")
         slots = s.stages * s.waves_n
-        region.line(f"{second} = gl.allocate_shared_memory({b}.dtype, [{slots}, {p.columns}, {p.depth}], {b}.layout)")
+        box = ", ".join(map(str, self.second_box()))
+        region.line(f"{second} = gl.allocate_shared_memory({b}.dtype, [{slots}, {box}], {b}.layout)")
         buffers: dict[int, list[str]] = {}
         for i, boxed in enumerate(self.boxed):
             if boxed:

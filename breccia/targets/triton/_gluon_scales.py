@@ -39,6 +39,7 @@ class Scales:
     def __init__(self, writer: Any, region: Region, ms: Sequence[str], ns: Sequence[str], steps: int = 1) -> None:
         self.writer, self.region, self.ms, self.ns, self.steps = writer, region, ms, ns, steps
         self.names: dict[tuple[int, int, int], str] = {}
+        self.next = ""
         self.places: dict[tuple[int, int], tuple[str, str]] = {}
         """Factor and wave to the pointers of the first step, and the mask of their loads."""
         for f, factor in enumerate(writer.product.factors):
@@ -77,8 +78,13 @@ class Scales:
 
     def fetch(self, k: str) -> None:
         """Write the loads of the scales of step `k`, or of all steps of stage `k`; the last step is all later ones."""
+        self._load(k, ("row", "tile", "column"))
+
+    def _load(self, k: str, along: Sequence[str]) -> None:
         last = self.region.size(dims.sub(self.writer.product.k.extent, 1))
         for (f, i), (pointers, mask) in self.places.items():
+            if self.writer.product.factors[f].along not in along:
+                continue
             stride = self.writer.strides[self.writer.product.factors[f].operand][1]
             for step in range(self.steps):
                 place = (
@@ -88,15 +94,20 @@ class Scales:
                 self.region.line(f"{self.names[f, i, step]} = gl.load({pointers}{place}{mask})")
 
     def ahead(self, k: str, by: int = 1) -> None:
-        """Write the loads for what comes `by` after `k`."""
+        """Write the loads for what comes `by` after `k`: of what `combined` has used already."""
         if not self.places:
             return
-        name = self.region.names.fresh("ahead")
+        self.next = name = self.region.names.fresh("ahead")
         text = f"{k} + {by}"
         if self.steps == 1:
             text = f"min({text}, {self.region.size(dims.sub(self.writer.product.k.extent, 1))})"
         self.region.line(f"{name} = {text}")
-        self.fetch(name)
+        self._load(name, ("row", "tile"))
+
+    def ahead_columns(self) -> None:
+        """Write the loads of columns' scales for what comes next, once all sums of this step were multiplied by them."""
+        if self.places:
+            self._load(self.next, ("column",))
 
     def _parts(self, i: int, j: int, step: int, along: Sequence[str]) -> list[str]:
         found: list[str] = []

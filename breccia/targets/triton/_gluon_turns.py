@@ -70,7 +70,8 @@ class Turns(Gluon):
         for step in range(s.steps):
             k = f"({self.slot(turn, step)}) * {p.depth}" if s.steps > 1 else f"{turn} * {p.depth}"
             slot = self.slot(stage, step)
-            region.line(f"async_load({b}, [{n} * {p.columns}, {k}], {arrived}, {second}.index({slot}))")
+            place = self.second_place(f"{n} * {p.columns}", k)
+            region.line(f"async_load({b}, {place}, {arrived}, {second}.index({slot}))")
             region.line(f"async_load({a}, [{m} * {ROWS}, {k}], {arrived}, {ring}.index({slot}))")
         self.advance(region, stage, phase)
         return self.function("_load", given, "One warp: operands of each stage, as soon as it is free.", region)
@@ -97,7 +98,7 @@ class Turns(Gluon):
         parts = [fresh(f"part{i}" if s.steps > 1 else "part") for i in range(s.steps)]
         for step, part in enumerate(parts):
             slot = self.slot(stage, step)
-            right = f"{second}.index({slot}).permute((1, 0))"
+            right = self.second_tile(second, slot)
             start = f"{nothing}, use_acc=False, is_async=True"
             region.line(f"{part} = warpgroup_mma({ring}.index({slot}), {right}, {start})")
         combined = [scales.combined(0, 0, step) for step in range(s.steps)]
@@ -107,6 +108,7 @@ class Turns(Gluon):
         region.line(f"mbarrier.arrive(empty.index({stage}), count=1)")
         for step, part in enumerate(parts):
             region.line(f"{acc} = {scales.added(part, 0, 0, combined[step], acc, step)}")
+        scales.ahead_columns()
         self.advance(region, stage, phase, s.turns)
         region.indent(-1)
         region.line("if group == 1:")
@@ -130,7 +132,8 @@ class Turns(Gluon):
         a, b = self.operands[p.a], self.operands[p.b]
         slots = s.stages * s.steps
         region.line(f"{ring} = gl.allocate_shared_memory({a}.dtype, [{slots}, {ROWS}, {p.depth}], {a}.layout)")
-        region.line(f"{second} = gl.allocate_shared_memory({b}.dtype, [{slots}, {p.columns}, {p.depth}], {b}.layout)")
+        box = ", ".join(map(str, self.second_box()))
+        region.line(f"{second} = gl.allocate_shared_memory({b}.dtype, [{slots}, {box}], {b}.layout)")
         region.line("ROWS: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [1, 0])")
         region.line(f"partial = gl.allocate_shared_memory(gl.float32, [{ROWS}, {p.columns}], ROWS)")
         for name in ("full", "empty"):

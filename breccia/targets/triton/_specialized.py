@@ -55,6 +55,8 @@ class Product:
     b: int
     columns: int
     depth: int
+    upright: bool
+    """True where the second operand lies as [K, N], which instructions take of 16 bits only; else as [N, K]."""
     factors: tuple[Factor, ...]
     exact_sums: bool
     """True where instructions add up all of k themselves; else each step's sums are added in float32."""
@@ -76,27 +78,29 @@ def specialized(kernel: KernelOp) -> Product | None:
         return None
     dot, factors = found
     numbers = [_operand(kernel, v) for v in dot.args]
-    if None in numbers or dot.form.data != "nt":  # type: ignore[attr-defined]
+    form = dot.form.data  # type: ignore[attr-defined]
+    if None in numbers or form not in ("nt", "nn"):
         return None
     a, b = (n for n in numbers if n is not None)
-    m, n, k = _dims(t.inputs[a], t.inputs[b], parallel, walked)
+    upright = form == "nn"
+    m, n, k = _dims(t.inputs[a], t.inputs[b], parallel, walked, upright=upright)
     shape_a, shape_b = (tensor_type(v.type).shape for v in dot.args)
     formats = [tensor_type(v.type).format for v in dot.args]
     if m is None or n is None or k is None or None in formats or shape_a[0] != ROWS:
         return None
-    widths = {fmt.bits for fmt in formats if fmt is not None}
-    columns, depth = shape_b[0], shape_a[1]
-    if not isinstance(columns, int) or not isinstance(depth, int) or len(widths) != 1:
+    bits = {fmt.bits for fmt in formats if fmt is not None}
+    columns, depth = shape_b[1 if upright else 0], shape_a[1]
+    if not isinstance(columns, int) or not isinstance(depth, int) or bits not in ({8}, {16}):
         return None
-    bits = widths.pop()
-    if bits not in (8, 16) or depth * bits != STEP_BYTES * 8:
+    wide = bits == {16}
+    if depth * (16 if wide else 8) != STEP_BYTES * 8 or (upright and not wide) or (wide and len(set(formats)) > 1):
         return None
     known = [_factor(kernel, v, m, n, k) for v in factors]
     turned = _turned(kernel)
     if None in known or turned is None or not _stored(kernel, m, n, columns):
         return None
-    exact = bits == 16 and not factors
-    return Product(m, n, k, a, b, columns, depth, tuple(f for f in known if f), exact, turned)
+    scales = tuple(f for f in known if f)
+    return Product(m, n, k, a, b, columns, depth, upright, scales, wide and not factors, turned)
 
 
 def _plain_windows(kernel: KernelOp) -> bool:
@@ -156,14 +160,15 @@ def _operand(kernel: KernelOp, value: SSAValue) -> int | None:
 
 
 def _dims(
-    a: Window | None, b: Window | None, parallel: Sequence[GridDim], walked: Sequence[GridDim]
+    a: Window | None, b: Window | None, parallel: Sequence[GridDim], walked: Sequence[GridDim], *, upright: bool
 ) -> tuple[GridDim | None, GridDim | None, GridDim | None]:
     """The dimensions that rows, columns and steps run along. A dimension of one tile may stand as 0."""
     assert a is not None and b is not None, "windows were checked"  # noqa: PT018
     k = walked[0]
-    if _along(a.index[1], k) and _along(b.index[1], k):
+    column, step = b.index[:: -1 if upright else 1]
+    if _along(a.index[1], k) and _along(step, k):
         for m, n in (parallel, parallel[::-1]):
-            if _along(a.index[0], m) and _along(b.index[0], n):
+            if _along(a.index[0], m) and _along(column, n):
                 return m, n, k
     return None, None, None
 

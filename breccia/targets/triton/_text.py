@@ -45,7 +45,10 @@ def turned_results(kernel: KernelOp, capabilities: Capabilities) -> tuple[bool, 
     else a line each.
     """
     values = KernelOp.terminator(kernel.finish).args
-    return tuple("wgmma" in capabilities.features and _scales_of_rows(v) for v in values)
+    return tuple(
+        "wgmma" in capabilities.features and tensor_type(o.type).rank == 2 and _scales_of_rows(v)
+        for o, v in zip(kernel.outs, values, strict=True)
+    )
 
 
 def _scales_of_rows(value: SSAValue) -> bool:
