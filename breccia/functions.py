@@ -111,7 +111,16 @@ def matmul(a: Any, b: Any, out_dtype: Any = np.float32) -> Any:
     if traced(a, b):
         return _call(_SCALED, "matmul", _narrowed(a), _narrowed(b), out_dtype)
     left, right = _narrowed(_operand(a)), _narrowed(_operand(b))
+    if isinstance(right, ScaledTensor) and _is_turned(right):
+        return _run(_SCALED, "matmul_transposed", (left, right.T), out_dtype=_dtype(out_dtype))
     return _run(_SCALED, "matmul", (left, right), out_dtype=_dtype(out_dtype))
+
+
+def _is_turned(st: ScaledTensor) -> bool:
+    """True for a view `w.T` of a weight on a GPU: instructions take its rows as they lie, if they are told."""
+    data = st.data
+    eight = st.recipe.element.bits == 8 and data.ndim == 2
+    return eight and runs_kernels(st) and data.stride(0) == 1 < data.stride(1)
 
 
 @whole

@@ -10,7 +10,7 @@ from xdsl.dialects.builtin import StringAttr
 from breccia.errors import DTypeError, RecipeError, ShapeError
 from breccia.frontend.dtypes import Dtype, float32, float64, int32, int64, ir_dtype, is_float, promote
 from breccia.frontend.elementwise import as_value, astype, binary, full, ints, trace_of, unary, where, widened
-from breccia.frontend.shapes import reshape_to
+from breccia.frontend.shapes import reshape_to, transpose
 from breccia.frontend.trace import Trace, Value, as_dtype, fail, plain
 from breccia.ir.attributes import PolicyAttr
 from breccia.ir.base import as_tensor
@@ -147,6 +147,12 @@ def matmul(a: Any, b: Any, out_dtype: DTypeLike | None = None) -> Value:
     check_matmul(trace, left, right)
     made = trace.wrap(trace.emit(MatmulOp, left.ssa, right.ssa), float32)
     return astype(made, out)
+
+
+def matmul_transposed(a: Any, b: Any, out_dtype: DTypeLike | None = None) -> Value:
+    """The product of `a` and the transpose of a matrix `b`."""
+    trace = trace_of(a, b)
+    return matmul(a, transpose(as_value(trace, b)), out_dtype)
 
 
 def _operand(trace: Trace, x: Any) -> Value:

@@ -13,8 +13,23 @@ from xdsl.ir import Operation
 
 from breccia.ir import dims
 from breccia.ir.dims import Dim
+from breccia.recipes import Recipe
 
+ROWS_TOGETHER = "wgmma"
+"""The feature of targets whose products read the scales of one step for many rows at once."""
 TYPICAL = "breccia.typical"
+
+
+def scales_of_rows(recipe: Recipe, rank: int) -> bool:
+    """True for a matrix with one level of float32 scales of blocks along rows, such as 1x128.
+
+    A product reads the scales of one step for all of its rows at once: where the rows are neighbours, that is one line
+    of memory, and else a line each. So targets with `ROWS_TOGETHER` write such scales column by column.
+    """
+    if rank != 2 or len(recipe.levels) != 1 or recipe.zero_point is not None or recipe.offset is not None:
+        return False
+    rows, columns = recipe.blocks(2)[0]
+    return recipe.innermost.dtype.name == "float32" and rows == 1 and columns is not None and columns > 1
 
 
 def set_typical(function: FuncOp, sizes: Mapping[str, int]) -> None:

@@ -132,7 +132,9 @@ def _takes_halves(op: MatmulOp) -> bool:
         return False
     places = [p for key in ("place_a", "place_b") if (p := op.properties.get(key)) is not None]
     plain = [str(v.type.dtype) for v in op.args[:2] if isinstance(v.type, TensorType)]
-    return all(set(p.data) <= {"operand", "epilogue"} for p in places) and all(dtype == str(computed) for dtype in plain)
+    return all(set(p.data) <= {"operand", "epilogue"} for p in places) and all(
+        dtype == str(computed) for dtype in plain
+    )
 
 
 def _lies_right(op: MatmulOp, rows: int, columns: int, capabilities: Capabilities) -> bool:

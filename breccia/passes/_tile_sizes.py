@@ -57,8 +57,8 @@ def row_tiles(kernel: KernelOp, wanted: Entries, elements: int, said: Entries) -
     elif isinstance(columns, int):
         rows = max(1, elements // _next_power(columns))
         entries = dict(planned_blocks(kernel, "rowwise", _attribute({**wanted, "block_m": rows, **said}), split=True))
-        high = entries.get("block_m", 1)
-        if isinstance(high, int) and high * _next_power(columns) > HELD * elements:  # blocks along the first axis
+        high = entries.get("block_m", _next_power(height))
+        if isinstance(high, int) and high * _next_power(columns) > HELD * elements:  # blocks, or all, of the first axis
             width = _dividing(columns, max(LINE, elements // high))
             narrower = {**wanted, "block_m": rows, "block_n": width, **said}
             entries = dict(planned_blocks(kernel, "rowwise", _attribute(narrower), split=True))
@@ -66,9 +66,9 @@ def row_tiles(kernel: KernelOp, wanted: Entries, elements: int, said: Entries) -
     for name, size in (("block_m", height), ("block_n", columns if isinstance(columns, int) else 1)):
         entry = said.get(name, entries.get(name, size))
         held *= _next_power(entry if isinstance(entry, int) else 1)
-    read = sum(len(s) > 1 and s[-1] == columns for s in (shape_of(a.type) for a in kernel.args))
+    read = sum(len(s) > 1 and s[-1] == columns and s[-2] != 1 for s in (shape_of(a.type) for a in kernel.args))
     encoded = sum(isinstance(op, QuantizeOp) for op in body.ops)  # twice: fewer warps leave each the registers for it
-    warps = held * read // max(encoded, 1) // ROW_ELEMENTS if "block_n" in entries else held // REDUCED_ELEMENTS
+    warps = held * max(read, 1) // max(encoded, 1) // ROW_ELEMENTS if "block_n" in entries else held // REDUCED_ELEMENTS
     warps = min(max(warps, 1), 16)
     return {**entries, "num_warps": 1 << (warps.bit_length() - 1), **said}
 

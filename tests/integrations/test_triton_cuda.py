@@ -108,6 +108,40 @@ def test_products_of_every_class_of_sizes(rows: int, weight: Any) -> None:
         assert error < 1e-5
 
 
+PAIRS = [
+    ("float8_1x128", "float8_128x128"), ("float8_row", "float8_row"), ("float8_1x128", "float8_1x128"),
+    ("float8_tensor", "float8_tensor"), ("mxfp8_e4m3", "mxfp8_e4m3"), ("nvfp4", "nvfp4"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", [40, 130, 700])
+@pytest.mark.parametrize(("left", "right"), PAIRS)
+def test_products_of_every_orientation(left: str, right: str, rows: int) -> None:
+    torch.manual_seed(0)
+    x, w = torch.randn(rows, 1100, device="cuda").bfloat16(), torch.randn(520, 1100, device="cuda").bfloat16()
+    a, rows_of_k = breccia.cast(x, recipes.find(left)), breccia.cast(w, recipes.find(right))
+    columns_of_k = breccia.cast(w.T.contiguous(), recipes.find(right), axis=0)
+    turned = breccia.compile(lambda a, w: breccia.matmul(a, breccia.transpose(w), out_dtype="bfloat16"))
+    for found, weight in (
+        (turned(a, rows_of_k), rows_of_k.T),
+        (breccia.matmul(a, rows_of_k.T, out_dtype="bfloat16"), rows_of_k.T),
+        (breccia.matmul(a, columns_of_k, out_dtype="bfloat16"), columns_of_k),
+    ):
+        wanted = a.dequantize("float32").double() @ weight.dequantize("float32").double()
+        assert (found.double() - wanted).norm() <= 2e-3 * wanted.norm()
+    assert torch.equal(turned(a, rows_of_k), turned(a, rows_of_k))
+
+
+def test_operands_that_no_descriptor_takes() -> None:
+    torch.manual_seed(0)
+    x, w = torch.randn(300, 1031, device="cuda"), torch.randn(264, 1031, device="cuda")
+    a, b = breccia.cast(x, recipes.float8_row), breccia.cast(w, recipes.float8_row)
+    wanted = a.dequantize("float32").double() @ b.dequantize("float32").double().T
+    assert a.data.stride(0) % 16
+    found = breccia.matmul(a, b.T, out_dtype="bfloat16").double()
+    assert (found - wanted).norm() <= 2e-3 * wanted.norm()
+
+
 def test_nothing_waits_for_the_device(x: Any, weight: Any) -> None:
     f = breccia.compile(layer)
     f(x, weight)

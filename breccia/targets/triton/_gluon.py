@@ -160,7 +160,7 @@ class Gluon:
             *(2 if i in self.pointed else 0 for i in range(len(kernel.args))),
             *(-2 if t else 0 for t in self.turned),
         )
-        columns = tuple(f.operand for f in p.factors if f.along != "tile")
+        columns = tuple(f.operand for f in p.factors if f.along != "tile" and f.step == 1)
         tiles = dims.mul(dims.ceildiv(p.m.extent, s.rows), dims.ceildiv(p.n.extent, s.waves_n))
         return KernelText(
             source, ((*self.operands, *self.results), tuple(self.symbols.values()), tuple(self.all_strides())),

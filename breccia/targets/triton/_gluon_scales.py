@@ -53,27 +53,28 @@ class Scales:
     def _waves(self, factor: Any) -> Sequence[str]:
         """The places of tiles that a factor differs between."""
         window, m = self.writer.kernel.tiles.inputs[factor.operand], self.writer.product.m.name
-        rows = factor.along == "row" or (factor.along == "tile" and m in dims.symbols(window.index[0]))
+        rows = factor.along == "row" or (factor.along == "tile" and m in dims.symbols(window.index[1 - factor.step]))
         return self.ms if rows else self.ns
 
     def _pointers(self, factor: Any, place: str) -> tuple[str, str]:
         """Write the pointers to a tile's scales of the first step."""
         region, w = self.region, self.writer
         operand, strides = w.operands[factor.operand], w.strides[factor.operand]
-        size = region.size(tensor_type(w.kernel.args[factor.operand].type).shape[0], 2)
+        across, stride = 1 - factor.step, strides[1 - factor.step]
+        size = region.size(tensor_type(w.kernel.args[factor.operand].type).shape[across], 2)
         pointers = region.names.fresh(f"{operand}_ptrs")
         if factor.along == "tile":
             for d in (w.product.m, w.product.n):
                 region.sizes.grid(d.name, place)
             # Tiles outside the tensor read the last scale, and are not stored.
-            index = f"min({region.size(w.kernel.tiles.inputs[factor.operand].index[0])}, {size} - 1)"
-            region.line(f"{pointers} = {operand} + {index} * {strides[0]}")
+            index = f"min({region.size(w.kernel.tiles.inputs[factor.operand].index[across])}, {size} - 1)"
+            region.line(f"{pointers} = {operand} + {index} * {stride}")
             return pointers, ""
         count = ROWS if factor.along == "row" else w.product.columns
         axis = 1 if factor.along == "row" else 0
         lines = region.names.fresh("rows" if axis else "columns")
         region.line(f"{lines} = {place} * {count} + gl.arange(0, {count}, gl.SliceLayout({axis}, LAYOUT))")
-        region.line(f"{pointers} = {operand} + {lines} * {strides[0]}")
+        region.line(f"{pointers} = {operand} + {lines} * {stride}")
         return pointers, f", mask={lines} < {size}, other=0.0"
 
     def fetch(self, k: str) -> None:
@@ -83,9 +84,10 @@ class Scales:
     def _load(self, k: str, along: Sequence[str]) -> None:
         last = self.region.size(dims.sub(self.writer.product.k.extent, 1))
         for (f, i), (pointers, mask) in self.places.items():
-            if self.writer.product.factors[f].along not in along:
+            factor = self.writer.product.factors[f]
+            if factor.along not in along:
                 continue
-            stride = self.writer.strides[self.writer.product.factors[f].operand][1]
+            stride = self.writer.strides[factor.operand][factor.step]
             for step in range(self.steps):
                 place = (
                     k if self.steps == 1 else f"min({k} * {self.steps}" + (f" + {step}" if step else "") + f", {last})"
@@ -105,7 +107,7 @@ class Scales:
         self._load(name, ("row", "tile"))
 
     def ahead_columns(self) -> None:
-        """Write the loads of columns' scales for what comes next, once all sums of this step were multiplied by them."""
+        """Write the loads of columns' scales for what comes next, once this step's sums were multiplied by theirs."""
         if self.places:
             self._load(self.next, ("column",))
 

@@ -35,10 +35,13 @@ STEP_BYTES = 128
 
 @dataclass(frozen=True)
 class Factor:
-    """A scale of partial sums: an operand of the kernel, and what it differs along: "row", "column" or "tile"."""
+    """A scale of partial sums: an operand of the kernel, and what it differs along: "row", "column" or "tile"; step:
+    the axis of the operand that runs along k.
+    """
 
     operand: int
     along: str
+    step: int
 
 
 @dataclass(frozen=True)
@@ -181,19 +184,22 @@ def _factor(kernel: KernelOp, value: SSAValue, m: GridDim, n: GridDim, k: GridDi
     op = value.owner
     source = op.args[0] if isinstance(op, TransposeOp) else value
     number = _operand(kernel, source)
-    if number is None:
+    if number is None or str(tensor_type(value.type).dtype) != "f32":
         return None
     window = kernel.tiles.inputs[number]
     assert window is not None, "windows were checked"
-    shape = tensor_type(value.type).shape
-    if str(tensor_type(value.type).dtype) != "f32" or not _along(window.index[1], k):
-        return None
-    if shape == (1, 1):
-        moving = dims.symbols(window.index[0])
-        return Factor(number, "tile") if moving <= {n.name} or moving <= {m.name} else None
-    if isinstance(op, TransposeOp):
-        return Factor(number, "column") if shape[0] == 1 and _along(window.index[0], n) else None
-    return Factor(number, "row") if shape == (ROWS, 1) and _along(window.index[0], m) else None
+    stored, shape = tensor_type(source.type).shape, tensor_type(value.type).shape
+    for step in (1, 0):  # the axis that runs along k
+        place = window.index[1 - step]
+        if stored[step] != 1 or not _along(window.index[step], k):
+            continue
+        if shape == (1, 1) and (dims.symbols(place) <= {n.name} or dims.symbols(place) <= {m.name}):
+            return Factor(number, "tile", step)
+        if shape == (ROWS, 1) and _along(place, m):
+            return Factor(number, "row", step)
+        if shape[0] == 1 and shape[1] == stored[1 - step] and _along(place, n):
+            return Factor(number, "column", step)
+    return None
 
 
 def _turned(kernel: KernelOp) -> frozenset[BlockArgument] | None:

@@ -11,6 +11,7 @@ from xdsl.ir import OpResult, SSAValue
 from breccia.codegen.lines import tensor_type
 from breccia.ir import dims
 from breccia.ir.capabilities import Capabilities
+from breccia.ir.hints import ROWS_TOGETHER, scales_of_rows
 from breccia.ir.kernel import KernelOp
 from breccia.ir.tile_ops import EncodeOp
 
@@ -39,27 +40,17 @@ class KernelText:
 
 
 def turned_results(kernel: KernelOp, capabilities: Capabilities) -> tuple[bool, ...]:
-    """Which results are written with neighbouring rows: on Hopper, float32 scales of blocks along rows.
-
-    A product reads the scales of one step for all of its rows at once: side by side they are one line of memory, and
-    else a line each.
-    """
+    """Which results are written with neighbouring rows: see `hints.scales_of_rows`."""
     values = KernelOp.terminator(kernel.finish).args
+    together = ROWS_TOGETHER in capabilities.features
     return tuple(
-        "wgmma" in capabilities.features and tensor_type(o.type).rank == 2 and _scales_of_rows(v)
-        for o, v in zip(kernel.outs, values, strict=True)
+        together and tensor_type(o.type).rank == 2 and _is_scale(v) for o, v in zip(kernel.outs, values, strict=True)
     )
 
 
-def _scales_of_rows(value: SSAValue) -> bool:
+def _is_scale(value: SSAValue) -> bool:
     op, index = value.owner, value.index if isinstance(value, OpResult) else 0
-    if not isinstance(op, EncodeOp) or index == 0:
-        return False
-    recipe, t = op.recipe.data, tensor_type(op.results[index].type)
-    if t.rank != 2 or str(t.dtype) != "f32" or len(recipe.levels) != 1 or recipe.zero_point or recipe.offset:
-        return False
-    rows, columns = recipe.blocks(2)[0]
-    return rows == 1 and columns is not None and columns > 1
+    return isinstance(op, EncodeOp) and index > 0 and scales_of_rows(op.recipe.data, tensor_type(value.type).rank)
 
 
 def turned_stride(rows: dims.Dim) -> dims.Dim:

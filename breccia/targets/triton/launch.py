@@ -157,6 +157,11 @@ class Kernel:
                 f"{len(pointers)} pointers, {sizes} sizes and {strides} strides make {wanted}"
             )
         interpreted = not hasattr(fn, "cache_key")
+        if boxes and knobs.runtime.interpret:
+            raise UnsupportedError(
+                f"kernel {fn.__name__.lstrip('_')} is in Gluon, which Triton does not interpret: compile for "
+                "triton:sm_89, whose kernels compute the same, or run without TRITON_INTERPRET on a Hopper GPU"
+            )
         self.strides, self.columns, self.walks = strides, columns, walks
         self.boxes = {i: box for i, box in enumerate(boxes) if box is not None}
         self.fn, self.pointers, self.strided, self.sizes, self.target = fn, pointers, strided, sizes, target
@@ -232,8 +237,7 @@ class Kernel:
         rough = not all(_descriptors().fits(tensors[i]) for i in self.boxes)
         rough |= any(tensors[i].stride(0) != 1 < tensors[i].shape[0] for i in self.columns)
         maps = _descriptors().Maps(kernel, [(self.pointers[i], box) for i, box in self.boxes.items()])
-        most = torch.cuda.get_device_properties(device).multi_processor_count if self.walks else 1 << 31
-        return maps, most, rough
+        return maps, _multiprocessors(device) if self.walks else 1 << 31, rough
 
     def aligned(self, call: Callable[..., None], programs: int, *args: Any) -> None:
         """Launch on copies of those tensors that no descriptor can take."""
@@ -470,6 +474,11 @@ def _gpu(tensor: Tensor) -> int:
             "the environment runs kernels on the host, slowly)"
         )
     return tensor.get_device()
+
+
+@cache
+def _multiprocessors(device: int) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def _on(device: int) -> Any:

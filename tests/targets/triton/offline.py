@@ -35,13 +35,16 @@ _USAGE = re.compile(r"(\d+) bytes spill stores.*?Used (\d+) registers", re.DOTAL
 
 @dataclass(frozen=True)
 class Kernel:
-    """What machine code of one kernel takes. spills: bytes on NVIDIA, registers on AMD; shared: bytes."""
+    """What machine code of one kernel takes. spills: bytes on NVIDIA, registers on AMD; shared: bytes; serialized: the
+    compiler says that Hopper's matrix instructions wait for each other.
+    """
 
     name: str
     registers: int
     spills: int
     shared: int
     instructions: dict[str, int] = field(default_factory=dict[str, int])
+    serialized: bool = False
 
     def has(self, *parts: str) -> bool:
         """True if there is one instruction whose name holds all of `parts`."""
@@ -121,6 +124,11 @@ class _Utils:
     def get_device_properties(self, _: Any) -> dict[str, int]:
         return {"max_shared_mem": 1 << 20}
 
+    def fill_tma_descriptor(self, *_: Any) -> str:
+        return "descriptor"
+
+    fill_tma_descriptor_tiled = fill_tma_descriptor
+
 
 class _Launcher:
     """Launches nothing."""
@@ -176,6 +184,7 @@ def _without_device(arch: str, made: list[Kernel]) -> Generator[None]:
     driver.set_active(_driver(arch))
     triton.compile = compile
     rt._gpu, rt._on = lambda tensor: 0, lambda device: contextlib.nullcontext()
+    rt._multiprocessors = lambda device: 132
     rt._stream_of, rt._current_device = lambda: lambda device: 0, lambda: None
     yield
     triton.compile = really
@@ -190,8 +199,9 @@ def _described(kernel: Any, log: str) -> Kernel:
         count = {n: int(v) for n, v in re.findall(r"\.([sv]gpr(?:_spill)?_count):\s+(\d+)", text)}
         registers, spills = count["vgpr_count"], count["vgpr_spill_count"] + count["sgpr_spill_count"]
     return Kernel(
-        kernel.metadata.name, registers, spills, kernel.metadata.shared, dict(Counter(_INSTRUCTION.findall(text)))
-    )
+        kernel.metadata.name, registers, spills, kernel.metadata.shared, dict(Counter(_INSTRUCTION.findall(text))),
+        "serialized" in log,
+    )  # fmt: skip
 
 
 def _run(name: str, text: str, arch: str, made: list[Kernel]) -> Result:

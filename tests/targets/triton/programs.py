@@ -25,8 +25,13 @@ def weight(recipe: Recipe, k: int, n: int, *, rows: bool) -> ScaledType:
     return scaled((n, k), formats.float32, recipe) if rows else scaled((k, n), formats.float32, recipe.along(0, 2))
 
 
-def gemm(a: str, b: str = "", *, k: int = 1024, n: int = 512, rows: bool = True, bias: bool = False) -> str:
-    """The product of a [M, k] and a weight, as bf16. a, b: recipes' names; an empty `a` is a plain bf16 activation."""
+def gemm(
+    a: str, b: str = "", *, k: int = 1024, n: int = 512, rows: bool = True, bias: bool = False, typical: int = 0
+) -> str:
+    """The product of a [M, k] and a weight, as bf16. a, b: recipes' names; an empty `a` is a plain bf16 activation.
+
+    typical: the rows to expect, for which tiles are chosen.
+    """
     w = weight(recipes.find(b or a), k, n, rows=rows)
     left = x_type(recipes.find(a), k) if a else f"!breccia.tensor<[M, {k}], bf16>"
     lines = ["%t = breccia.transpose %w [1, 0]"] if rows else []
@@ -36,8 +41,9 @@ def gemm(a: str, b: str = "", *, k: int = 1024, n: int = 512, rows: bool = True,
     lines.append(f"%y = breccia.convert {'%g' if bias else '%p'} : bf16")
     body = "\n  ".join(lines)
     more = f", %bias : !breccia.tensor<[1, {n}], f32>" if bias else ""
+    hint = f' attributes {{breccia.typical = "M={typical}"}}' if typical else ""
     return f"""
-func.func @gemm(%x : {left}, %w : {w}{more}) -> !breccia.tensor<[M, {n}], bf16> {{
+func.func @gemm(%x : {left}, %w : {w}{more}) -> !breccia.tensor<[M, {n}], bf16>{hint} {{
   {body}
   func.return %y : !breccia.tensor<[M, {n}], bf16>
 }}"""
@@ -82,6 +88,8 @@ fp8 = partial(gemm, *FP8_BLOCKS, bias=True)
 
 GOLDEN: dict[str, tuple[str, str]] = {
     "gemm_float8_1x128": ("sm_90", fp8()),
+    "gemm_float8_in_groups": ("sm_90", fp8(typical=4096)),
+    "gemm_float8_in_turns": ("sm_90", fp8(typical=64)),
     "gemm_int4_zero_point": ("sm_90", gemm("", "uint4_g128_f16")),
     "gemm_nvfp4": ("sm_100", gemm("nvfp4")),
     "gemm_mxfp8": ("gfx950", gemm("mxfp8_e4m3")),

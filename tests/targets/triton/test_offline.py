@@ -26,11 +26,24 @@ MXFP8, MXFP4, NVFP4 = (programs.gemm(name) for name in ("mxfp8_e4m3", "mxfp4", "
 NVFP4_COLUMNS = programs.gemm("nvfp4", rows=False)
 GROUPED = programs.grouped()
 INT4 = programs.gemm("", "uint4_g128_f16")
+FP8_GROUPS, FP8_TURNS = (programs.gemm(*programs.FP8_BLOCKS, typical=rows, n=4096) for rows in (4096, 64))
+FUSED = programs.gemm(*programs.FP8_BLOCKS, typical=4096, n=4096, bias=True)
+MXFP8_GROUPS = programs.gemm("mxfp8_e4m3", typical=4096, n=4096, k=4096)
 CHOSEN: dict[str, dict[str, str]] = {
     "sm_80": {"fp8": FP8, "int4": INT4},
     "sm_86": {"fp8": FP8},
     "sm_89": {"fp8": FP8},
-    "sm_90": {"fp8": FP8, "int4": INT4, "mxfp8": MXFP8, "grouped": GROUPED, "int8": programs.gemm("int8_row")},
+    "sm_90": {
+        "fp8": FP8,
+        "int4": INT4,
+        "mxfp8": MXFP8,
+        "grouped": GROUPED,
+        "int8": programs.gemm("int8_row"),
+        "fp8 in groups": FP8_GROUPS,
+        "fp8 in turns": FP8_TURNS,
+        "fused in groups": FUSED,
+        "mxfp8 in groups": MXFP8_GROUPS,
+    },
     "sm_100": {"fp8": FP8, "mxfp8": MXFP8, "nvfp4": NVFP4, "nvfp4 by columns": NVFP4_COLUMNS},
     "sm_103": {"nvfp4": NVFP4},
     "sm_120": {"mxfp8": MXFP8, "mxfp4": MXFP4, "nvfp4": NVFP4, "nvfp4 by columns": NVFP4_COLUMNS},
@@ -45,6 +58,9 @@ INSTRUCTIONS = [
     ("sm_89", "fp8", ("mma.sync", "m16n8k32", "e4m3.e4m3")),
     ("sm_90", "fp8", ("wgmma", "e4m3.e4m3")),
     ("sm_90", "grouped", ("wgmma", "e4m3.e4m3")),
+    ("sm_90", "fp8 in groups", ("wgmma", "m64n128k32", "e4m3.e4m3")),
+    ("sm_90", "fp8 in turns", ("wgmma", "m64n32k32", "e4m3.e4m3")),
+    ("sm_90", "mxfp8 in groups", ("wgmma", "m64n128k16", "bf16.bf16")),
     ("sm_90", "int4", ("wgmma", "bf16.bf16")),
     ("sm_90", "int8", ("wgmma", "s8.s8")),
     ("sm_90", "mxfp8", ("wgmma", "bf16.bf16")),
@@ -82,6 +98,7 @@ def test_everything_compiles_to_the_right_instructions_and_nothing_spills(arch: 
     assert all(r.kernels for r in results.values()), text
     spilled = {(arch, r.name): sum(k.spills for k in r.kernels) for r in results.values()}
     assert all(spills <= SPILLS.get(key, 0) for key, spills in spilled.items()), text
+    assert not [r.name for r in results.values() if any(k.serialized for k in r.kernels)], text
     wanted = [(name, parts) for a, name, parts in INSTRUCTIONS if a == arch]
     missing = [(name, parts) for name, parts in wanted if not any(k.has(*parts) for k in results[name].kernels)]
     assert not missing, text

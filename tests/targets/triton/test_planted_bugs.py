@@ -35,7 +35,7 @@ pytestmark = [
 
 TARGET = "triton:sm_90"
 GIVEN = _gpu.Options("cpu", quick=True, full=False, only=(), seconds=60.0, runs=1, target=TARGET)
-M, N, K = 37, 72, 200
+M, N, K = 29, 72, 200  # of 33 rows and more, Hopper's FP8 kernels are in Gluon: see test_gluon
 ROOM = 1 << 16
 """Bytes behind every array, which a kernel with a bug may read and write without harm."""
 
@@ -196,6 +196,10 @@ SWAPPED_STRIDES = (
     (r"\[None, :\] \* w_elements_stride1", "[None, :] * w_elements_stride0"),
     ("SWAPPED", "w_elements_stride1"),
 )
+HALF_ROW = (
+    r"amax = tl\.max\(bits, axis=1",
+    "amax = tl.max(tl.where(tl.arange(0, bits.shape[1])[None, :] < bits.shape[1] // 2, bits, 0), axis=1",
+)
 HALF = (
     r"amax = tl\.max\(bits, axis=2",
     "amax = tl.max(tl.where(tl.arange(0, bits.shape[2])[None, None, :] < bits.shape[2] // 2, bits, 0), axis=2",
@@ -223,7 +227,7 @@ BUGS = [
     Bug("bias of the row", "layer", ((r"acc \+ bias_tile", "acc + bias_tile[:, None]"),)),
     Bug("bias of the first columns for all", "layer", ((r"= bias \+ n \* \d+ \* bias_stride0", "= bias"),)),
     Bug("rounded before the bias", "layer", ((r"acc \+ bias_tile", "acc.to(tl.bfloat16).to(tl.float32) + bias_tile"),)),
-    Bug("amax of half a block", "layer", (HALF,)),
+    Bug("amax of half a block", "layer", (HALF_ROW,)),
     Bug("scales written one place on", "layer", (SCALES_ONE_ON,)),
     Bug("amax of half a block", "cast", (HALF,)),
     Bug("scales written one place on", "cast", (SCALES_ONE_ON,)),
