@@ -17,17 +17,11 @@ from xdsl.dialects.builtin import ModuleOp
 from breccia.errors import PassError
 from breccia.ir.attributes import ScheduleAttr
 from breccia.ir.capabilities import Capabilities, TileRow, target_of
-from breccia.ir.hints import ROWS_TOGETHER, scales_of_rows
 from breccia.ir.kernel import KernelOp
-from breccia.ir.ops import QuantizeOp
 from breccia.ir.pipeline import BrecciaPass
 from breccia.ir.rewriting import kernels
-from breccia.ir.types import ScaledType
 from breccia.passes._plan import planned_blocks, skeleton
 from breccia.passes._tile_sizes import product_tiles, row_tiles
-
-COLUMN = 32
-"""Rows whose float32 scales are a line of memory."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +48,11 @@ def _schedule(kernel: KernelOp, capabilities: Capabilities) -> None:
     if not capabilities.pow2_tiles or kind == "reduce":
         entries = {**planned_blocks(kernel, kind, _attribute({**wanted, **said})), **said}
     elif kind == "rowwise":
-        if ROWS_TOGETHER in capabilities.features and _writes_columns(kernel):
-            wanted["block_m"] = max(row.m, COLUMN)
         entries = row_tiles(kernel, wanted, row.m * row.n, said)
     else:
         entries = product_tiles(kernel, kind, wanted, capabilities, said)
     if entries:
         kernel.properties["schedule"] = _attribute(entries)
-
-
-def _writes_columns(kernel: KernelOp) -> bool:
-    """True where scales are written column by column: a tile of more rows fills the lines of memory that it touches."""
-    ops = [op for op in kernel.body.block.ops if isinstance(op, QuantizeOp)]
-    types = [op.out.type for op in ops]
-    return any(isinstance(t, ScaledType) and scales_of_rows(t.recipe, t.rank) for t in types)
 
 
 def _attribute(entries: dict[str, int | str]) -> ScheduleAttr:
