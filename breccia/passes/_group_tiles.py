@@ -130,11 +130,10 @@ def _takes_halves(op: MatmulOp) -> bool:
     computed = op.properties.get("compute")
     if str(computed) not in ("bf16", "f16") or not any(isinstance(v.type, ScaledType) for v in op.args[:2]):
         return False
-    places = [p for key in ("place_a", "place_b") if (p := op.properties.get(key)) is not None]
+    places = [op.properties.get(key) for key in ("place_a", "place_b")]
+    known = [set(p.data) for p in places if p is not None]  # type: ignore[attr-defined]
     plain = [str(v.type.dtype) for v in op.args[:2] if isinstance(v.type, TensorType)]
-    return all(set(p.data) <= {"operand", "epilogue"} for p in places) and all(
-        dtype == str(computed) for dtype in plain
-    )
+    return all(p <= {"operand", "epilogue"} for p in known) and all(dtype == str(computed) for dtype in plain)
 
 
 def _lies_right(op: MatmulOp, rows: int, columns: int, capabilities: Capabilities) -> bool:

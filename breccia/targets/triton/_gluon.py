@@ -27,7 +27,7 @@ from breccia.targets.triton import _ops
 from breccia.targets.triton._casts import Library
 from breccia.targets.triton._gluon_scales import Scales
 from breccia.targets.triton._region import Region
-from breccia.targets.triton._specialized import ROWS, STEP_BYTES, Product, specialized
+from breccia.targets.triton._specialized import ROWS, STEP_BYTES, Product
 from breccia.targets.triton._text import KernelText, head, signature_type, turned_results, turned_stride
 
 _IMPORTED = (
@@ -54,10 +54,6 @@ def _never():
     )
     return zero != 0
 '''
-
-
-KEYS = ("groups", "waves_m", "waves_n", "num_stages", "raster", "turns", "steps")
-"""What a schedule says of the shape, in the order of its fields."""
 
 
 @dataclass(frozen=True)
@@ -95,20 +91,6 @@ class GluonRegion(Region):
             raise UnsupportedError("triton: warp-specialized kernels have tiles of two axes")
         index = "[:, None]" if axis == 0 else "[None, :]"
         return f"gl.arange(0, {size}, gl.SliceLayout({1 - axis}, {self.layout})){index}"
-
-
-def gluon_text(kernel: KernelOp, name: str, library: Library, capabilities: Capabilities) -> KernelText | None:
-    """The functions of a warp-specialized kernel; None where it does not fit, so that plain Triton has to do."""
-    product = specialized(kernel)
-    if product is None or "wgmma" not in capabilities.features:
-        return None
-    said = dict(kernel.schedule.data) if kernel.schedule is not None else {}
-    shape = Shape(*(int(said.get(key, 1)) for key in KEYS))
-    if shape.turns > 1:
-        from breccia.targets.triton._gluon_turns import Turns  # which is made of the class below
-
-        return Turns(kernel, product, shape, name, library, capabilities).written()
-    return Gluon(kernel, product, shape, name, library, capabilities).written()
 
 
 class Gluon:

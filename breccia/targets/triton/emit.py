@@ -42,7 +42,7 @@ from breccia.ir.types import TensorType
 from breccia.targets.triton._casts import Library
 from breccia.targets.triton._gluon import HEADER as GLUON
 from breccia.targets.triton._gluon import NAMES as GLUON_NAMES
-from breccia.targets.triton._gluon import gluon_text
+from breccia.targets.triton._gluon_kernels import gluon_text
 from breccia.targets.triton._kernel import kernel_text
 from breccia.targets.triton._region import cdiv
 from breccia.targets.triton._text import KernelText
