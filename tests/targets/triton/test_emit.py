@@ -86,7 +86,9 @@ print(sorted({"torch", "triton", "jax", "mlx"} & set(sys.modules)))
 def test_text_parses_and_imports_triton_and_the_runtime_alone(emitted: dict[str, str]) -> None:
     for text in emitted.values():
         found = [ast.unparse(n) for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Import | ast.ImportFrom)]
-        assert found == [
+        gluon = [line for line in found if "gluon" in line or "hopper" in line]
+        assert len(gluon) == (3 if "@gluon.jit" in text else 0)
+        assert [line for line in found if line not in gluon] == [
             "import triton", "import triton.language as tl", "from breccia.targets.triton import launch as rt",
         ]  # fmt: skip
 
