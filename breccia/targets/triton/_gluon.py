@@ -10,6 +10,7 @@ Groups take turns by themselves: while one promotes its sums, the tensor cores w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -93,6 +94,21 @@ class GluonRegion(Region):
         return f"gl.arange(0, {size}, gl.SliceLayout({1 - axis}, {self.layout})){index}"
 
 
+class _Places:
+    """The rows (0) and columns (1) of a tile in the tensor, written where they are first asked for."""
+
+    def __init__(self, region: GluonRegion, columns: int) -> None:
+        self.region, self.columns = region, columns
+        self.names: dict[int, str] = {}
+
+    def __getitem__(self, axis: int) -> str:
+        if axis not in self.names:
+            name = self.names[axis] = self.region.names.fresh(("rows", "columns")[axis])
+            place, size = (("m", ROWS), ("n", self.columns))[axis]
+            self.region.line(f"{name} = {place} * {size} + {self.region.along(size, axis, 2)}")
+        return self.names[axis]
+
+
 class Gluon:
     """Writes the functions of one kernel; `Turns` writes some of them in another way."""
 
@@ -113,6 +129,8 @@ class Gluon:
         self.pointed = [i for i in range(len(kernel.args)) if i not in self.described]
         self.strides = {i: [names.fresh(f"{self.operands[i]}_stride{j}") for j in range(2)] for i in self.pointed}
         self.turned = turned_results(kernel, capabilities)
+        self.needed: list[str] = []
+        """What `finish` makes use of, once it has been written."""
         self.boxed = [self.stored_boxed(i) for i in range(len(kernel.outs))]
 
     def stored_boxed(self, i: int) -> bool:
@@ -263,10 +281,14 @@ class Gluon:
     # -- multiplying ---------------------------------------------------------------------------------------------------
 
     def finish_parameters(self) -> list[str]:
-        """What `finish` takes besides a tile's sums and place."""
+        """What `math` and `finish` take besides tiles, and a tile's sums and place."""
         buffers = [f"{self.results[i]}_tile" for i, boxed in enumerate(self.boxed) if boxed]
         pointed = [self.operands[i] for i in self.pointed]
         return [*pointed, *self.results, *buffers, *self.sizes(), *self.all_strides()]
+
+    def finish_call(self, acc: str, m: str, n: str) -> str:
+        """The call of `finish` for a tile. It has been written before."""
+        return f"{self.name}_finish({', '.join([acc, m, n, *self.needed])})"
 
     def math_parameters(self) -> list[str]:
         return ["tiles", self.rings()[1], "full", "empty", *self.finish_parameters()]
@@ -317,8 +339,7 @@ class Gluon:
         self.advance(region, stage, phase)
         region.indent(-1)
         for (i, j), name in sums.items():
-            arguments = [name, ms[i], ns[j], *self.finish_parameters()]
-            region.line(f"{self.name}_finish({', '.join(arguments)})")
+            region.line(self.finish_call(name, ms[i], ns[j]))
         region.indent(-1)
         if any(self.boxed):
             region.line("store_wait(0)")
@@ -365,18 +386,14 @@ class Gluon:
 
     def _finish(self) -> str:
         kernel, p = self.kernel, self.product
-        parameters = ["acc", "m", "n", *self.finish_parameters()]
-        region = self.region(parameters)
-        region.line(self.layout)
+        region = self.region(["acc", "m", "n", *self.finish_parameters()])
         region.sizes.grid(p.m.name, "m")
         region.sizes.grid(p.n.name, "n")
-        rows, columns = region.names.fresh("rows"), region.names.fresh("columns")
-        region.line(f"{rows} = m * {ROWS} + {region.along(ROWS, 0, 2)}")
-        region.line(f"{columns} = n * {p.columns} + {region.along(p.columns, 1, 2)}")
         block = kernel.finish.block
         region.name(block.args[0], "acc")
+        places = _Places(region, p.columns)
         for argument, i in zip(block.args[1:], kernel.tiles.finish_uses, strict=True):
-            self._fetch(region, argument, i, (rows, columns))
+            self._fetch(region, argument, i, places)
         values: list[SSAValue] = []
         for op in block.ops:
             if isinstance(op, YieldOp):
@@ -386,15 +403,18 @@ class Gluon:
             else:
                 _ops.write(region, op)
         for i, value in enumerate(values):
-            self._store(region, i, value, (rows, columns))
-        return self.function("_finish", parameters, "What becomes of the sums of one tile.", region)
+            self._store(region, i, value, places)
+        text = region.text()
+        self.needed = [name for name in self.finish_parameters() if re.search(rf"\b{name}\b", text)]
+        layout = f"    {self.layout}\n" if "LAYOUT" in text else ""
+        given = head(f"{self.name}_finish", ["acc", "m", "n", *self.needed])
+        return f'@gluon.jit\n{given}\n    """What becomes of the sums of one tile."""\n{layout}{text}'
 
-    def _fetch(self, region: GluonRegion, argument: BlockArgument, i: int, places: tuple[str, str]) -> None:
+    def _fetch(self, region: GluonRegion, argument: BlockArgument, i: int, places: _Places) -> None:
         """Load a window of another operand. Outside the tensor nothing is read, and what stands there goes nowhere."""
         window, name = self.kernel.tiles.inputs[i], self.operands[i]
         assert window is not None, "windows were checked"
-        turned = argument in self.product.turned
-        shape = tensor_type(self.kernel.args[i].type).shape
+        turned, t = argument in self.product.turned, tensor_type(self.kernel.args[i].type)
         offsets: list[str] = []
         masks: list[str] = []
         for axis in range(2):
@@ -405,13 +425,18 @@ class Gluon:
                 offsets += [f"{start} * {self.strides[i][axis]}"] if start != "0" else []
                 continue
             place = places[along]
-            offsets.append(f"{place} * {self.strides[i][axis]}")
-            masks.append(f"({place} < {region.size(shape[axis])})")
+            offsets.append(
+                f"{place}.to(gl.int64) * {self.strides[i][axis]}"
+                if along == 0
+                else f"{place} * {self.strides[i][axis]}"
+            )
+            masks.append(f"({place} < {region.size(t.shape[axis])})")
         pointers = " + ".join([name, *offsets])
-        mask = f", mask={' & '.join(masks)}, other=0.0" if masks else ""
+        zero = "0.0" if "float" in region.triton_dtype(t) else "0"
+        mask = f", mask={' & '.join(masks)}, other={zero}" if masks else ""
         region.line(f"{region.bind(argument, f'{name}_tile')} = gl.load({pointers}{mask})")
 
-    def _store(self, region: GluonRegion, i: int, value: SSAValue, places: tuple[str, str]) -> None:
+    def _store(self, region: GluonRegion, i: int, value: SSAValue, places: _Places) -> None:
         t, p = tensor_type(self.kernel.outs[i].type), self.product
         name, buffer = self.results[i], f"{self.results[i]}_tile"
         if self.boxed[i]:
@@ -420,14 +445,13 @@ class Gluon:
             region.line("fence_async_shared()")
             region.line(f"async_store({name}, [m * {ROWS}, n * {p.columns}], {buffer})")
             return
-        rows, columns = places
         height, width = (region.size(d, 2) for d in t.shape)
         single = self.kernel.tiles.outputs[i].block[1] == 1
-        column = "n" if single else columns
+        rows, column = places[0], "n" if single else places[1]
         place = f"{rows}.to(gl.int64) * {width} + {column}"
         if self.turned[i]:
             place = f"{rows} + tl.cast({column}, tl.int64) * {region.size(turned_stride(t.shape[0]), 3)}"
-        inside = f"(n < {width})" if single else f"({columns} < {width})"
+        inside = f"(n < {width})" if single else f"({column} < {width})"
         text = f"gl.convert_layout({region[value]}, LAYOUT)" if single else region[value]
         region.line(f"gl.store({name} + {place}, {text}, mask=({rows} < {height}) & {inside})")
 

@@ -117,7 +117,7 @@ class Turns(Gluon):
         region.line("else:")
         region.line("    mbarrier.wait(summed, 0)")
         region.line(f"    {acc} = {acc} + partial.load(LAYOUT)")
-        region.line(f"    {self.name}_finish({', '.join([acc, m, n, *self.finish_parameters()])})")
+        region.line(f"    {self.finish_call(acc, m, n)}")
         given = ["group: gl.constexpr", *parameters]
         return self.function("_math", given, "Four warps: the sums of every other stage.", region)
 
