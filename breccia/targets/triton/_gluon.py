@@ -127,7 +127,10 @@ class Gluon:
         self.taken = names
         self.described = {product.a, product.b}
         self.pointed = [i for i in range(len(kernel.args)) if i not in self.described]
-        self.strides = {i: [names.fresh(f"{self.operands[i]}_stride{j}") for j in range(2)] for i in self.pointed}
+        ranks = {i: tensor_type(kernel.args[i].type).rank for i in self.pointed}
+        self.strides = {
+            i: [names.fresh(f"{self.operands[i]}_stride{j}") for j in range(ranks[i])] for i in self.pointed
+        }
         self.turned = turned_results(kernel, capabilities)
         self.needed: list[str] = []
         """What `finish` makes use of, once it has been written."""
@@ -157,7 +160,7 @@ class Gluon:
             if boxed:
                 boxes[len(kernel.args) + i] = (ROWS, p.columns)
         strided = (
-            *(2 if i in self.pointed else 0 for i in range(len(kernel.args))),
+            *(len(self.strides.get(i, ())) for i in range(len(kernel.args))),
             *(-2 if t else 0 for t in self.turned),
         )
         columns = tuple(f.operand for f in p.factors if f.along != "tile" and f.step == 1)
@@ -417,9 +420,8 @@ class Gluon:
         turned, t = argument in self.product.turned, tensor_type(self.kernel.args[i].type)
         offsets: list[str] = []
         masks: list[str] = []
-        for axis in range(2):
-            block = window.block[axis]
-            along = 1 - axis if turned else axis
+        for axis, block in enumerate(window.block):
+            along = 1 - axis if turned or t.rank == 1 else axis
             if block == 1:
                 start = region.size(window.index[axis], 3)
                 offsets += [f"{start} * {self.strides[i][axis]}"] if start != "0" else []

@@ -29,6 +29,11 @@ ROWS = 64
 """Rows of one tile: those of Hopper's matrix instruction of four warps."""
 _ONE = ("one", "single")
 """What dimensions of one tile are called, which the grid leaves out."""
+_KEEPING = frozenset((
+    "full", "iota", "unary", "binary", "select", "convert", "broadcast", "mask", "reduce", "transpose", "encode",
+    "yield",
+))  # fmt: skip
+"""Ops after which tiles still lie as the instruction leaves its sums."""
 STEP_BYTES = 128
 """Bytes of a row of a step: what the widest swizzle of shared memory covers."""
 
@@ -102,6 +107,8 @@ def specialized(kernel: KernelOp) -> Product | None:
     turned = _turned(kernel)
     if None in known or turned is None or not _stored(kernel, m, n, columns):
         return None
+    if not _ends_in_tiles(kernel, turned, m, n, columns):
+        return None
     scales = tuple(f for f in known if f)
     return Product(m, n, k, a, b, columns, depth, upright, scales, wide and not factors, turned)
 
@@ -110,7 +117,10 @@ def _plain_windows(kernel: KernelOp) -> bool:
     windows = (*kernel.tiles.inputs, *kernel.tiles.outputs)
     if any(w is None or w.segment is not None or w.combine is not None or w.partial for w in windows):
         return False
-    return all(len(w.block) == 2 and None not in w.block for w in windows if w is not None)
+    ending = set(kernel.tiles.finish_uses) - set(kernel.tiles.step_uses)
+    ranks = [len(w.block) for w in windows if w is not None]
+    vectors = {i for i, w in enumerate(kernel.tiles.inputs) if w is not None and len(w.block) == 1}
+    return set(ranks) <= {1, 2} and vectors <= ending and all(None not in w.block for w in windows if w is not None)
 
 
 def _dot(kernel: KernelOp) -> tuple[DotOp, list[SSAValue]] | None:
@@ -212,6 +222,25 @@ def _turned(kernel: KernelOp) -> frozenset[BlockArgument] | None:
                 return None
             found.add(x)
     return frozenset(found)
+
+
+def _ends_in_tiles(kernel: KernelOp, turned: frozenset[BlockArgument], m: GridDim, n: GridDim, columns: int) -> bool:
+    """True where `finish` reads tiles, rows, columns and numbers alone, and keeps their shape."""
+    block = kernel.finish.block
+    if any(op.name.removeprefix("breccia.") not in _KEEPING for op in block.ops):
+        return False
+    for argument, i in zip(block.args[1:], kernel.tiles.finish_uses, strict=True):
+        window = kernel.tiles.inputs[i]
+        assert window is not None, "windows were checked"
+        parts = list(zip(window.block, window.index, strict=True))
+        if len(parts) == 1:  # a vector is a row: the same for all rows
+            parts.insert(0, (1, 0))
+        for (size, index), (whole, d) in zip(
+            parts[:: -1 if argument in turned else 1], ((ROWS, m), (columns, n)), strict=True
+        ):
+            if size != 1 and not (size == whole and _along(index, d)):
+                return False
+    return True
 
 
 def _stored(kernel: KernelOp, m: GridDim, n: GridDim, columns: int) -> bool:

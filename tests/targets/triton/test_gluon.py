@@ -83,22 +83,28 @@ def scaled(name: str, *shape: int) -> ScaledTensor:
     return breccia.cast(x.bfloat16(), recipes.find(name))
 
 
+def emitted(function: Callable[..., Any], form: str, *args: Any) -> str:
+    """The text for Hopper, in one of the forms."""
+    chosen = (FORMS[form],)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BRECCIA_CACHE", "0")
+        patch.setattr(lower, "_CODE", {})  # remembers text by what it is made from, of which the form is no part
+        patch.setattr(_group_tiles, "SHAPES", chosen)
+        patch.setattr(_group_tiles, "SMALL", chosen)
+        patch.setattr(_group_tiles, "TURNS", ())
+        source = breccia.compile(function, target="triton:sm_90").lower(*args).source()
+    assert "gl.warp_specialize" in source, source
+    return source
+
+
 @cache
 def prepared(program: Program) -> tuple[str, list[Any], Any]:
     """The emitted text, its tensors, and what is to come out: by NumPy's target."""
     torch.manual_seed(0)
     m, n, k = program.size
     args = scaled(program.left, m, k), scaled(program.right, n, k)
-    form = (FORMS[program.form],)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BRECCIA_CACHE", "0")
-        patch.setattr(lower, "_CODE", {})  # remembers text by what it is made from, of which the form is no part
-        patch.setattr(_group_tiles, "SHAPES", form)
-        patch.setattr(_group_tiles, "SMALL", form)
-        patch.setattr(_group_tiles, "TURNS", ())
-        source = breccia.compile(program.function, target="triton:sm_90").lower(*args).source()
-        wanted = breccia.compile(program.function, target="numpy")(*args)
-    assert "gl.warp_specialize" in source, source
+    source = emitted(program.function, program.form, *args)
+    wanted = breccia.compile(program.function, target="numpy")(*args)
     values = wanted.dequantize("float32") if isinstance(wanted, ScaledTensor) else wanted.float()
     return source, [array for arg in args for array in flatten(arg)[0]], values
 
@@ -147,6 +153,21 @@ def test_scales_that_lie_in_columns_are_read_as_well() -> None:
     source, tensors, wanted = prepared(Program("2x1x1"))
     turned = [t.t().contiguous().t() if t.dtype == torch.float32 else t for t in tensors]
     assert agree(values(gluon.run(source, *turned, programs=2)), wanted)
+
+
+def layer(x: Any, w: Any, bias: Any, residual: Any) -> Any:
+    """What a layer does after its product: a vector for all rows, and a matrix."""
+    return (breccia.silu(multiply(x, w) + bias) + residual).astype("float32")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("n", [264, 300])
+def test_vectors_and_matrices_join_at_the_end(form: str, n: int) -> None:
+    torch.manual_seed(0)
+    args = scaled("float8_1x128", 300, 640), scaled("float8_128x128", n, 640), torch.randn(n), torch.randn(300, n)
+    source = emitted(layer, form, *args)
+    arrays = [array for arg in args[:2] for array in flatten(arg)[0]]
+    assert agree(gluon.run(source, *arrays, *args[2:], programs=2), breccia.compile(layer, target="numpy")(*args))
 
 
 # -- bugs --------------------------------------------------------------------------------------------------------------
