@@ -13,19 +13,11 @@ import numpy as np
 from breccia.arrays import CONTAINERS, Array, Primitives, library, namespace, primitives_of, transfer, whole
 from breccia.errors import DTypeError, RecipeError, ShapeError, UnsupportedError
 from breccia.layouts import BlockLayout, Layout, of_recipe
-from breccia.numerics import Components, blocks, decode, pack, unpack
+from breccia.numerics import Components, any_given, blocks, decode, pack, unpack
 from breccia.numerics import dequantize as dequantize_components
 from breccia.numerics import quantize as quantize_array
 from breccia.numerics.fast import dequantize_storage
-from breccia.numerics.given import (
-    Side,
-    any_given,
-    array_like,
-    check_zero_point,
-    given_levels,
-    innermost_array,
-    level_arrays,
-)
+from breccia.numerics.given import Side, array_like, check_zero_point, given_levels, innermost_array, level_arrays
 from breccia.numerics.storage import LOGICAL, Shape, element_storage, logical_dtype, storage_dtype
 from breccia.recipes import Recipe, normalize_axis
 
@@ -550,16 +542,15 @@ def _given_scales(xp: Primitives, x: Any, scale: Any, recipe: Recipe) -> tuple[A
     levels = scale if isinstance(scale, tuple) else (*(None for _ in recipe.levels[1:]), scale)
     if len(levels) != len(recipe.levels):
         raise RecipeError(f"{recipe!r} has {len(recipe.levels)} levels; got {len(levels)} arrays of scales")
-    like = xp.as_float32(x)
-    side = Side(xp, like)
-    known = levels[:-1] if levels[-1] is None else levels
-    made = tuple(None if a is None else side.array(_number(a), "scales") for a in known)
+    side = Side(xp, like := xp.as_float32(x))
+    levels = levels[:-1] if levels[-1] is None else levels
+    made = tuple(None if a is None else side.array(_number(a), "scales") for a in levels)
     arrays = level_arrays(xp, made, recipe, xp.shape(like), like)
     for level, array in zip(recipe.levels, arrays, strict=False):
         values = decode(array, level.dtype)
         if xp.surely_any(~((values > 0) & (values < float("inf")))):
             raise RecipeError(
-                f"scales given for {recipe!r} must be positive and finite; a scale is what elements are multiplied by"
+                f"scales given for {recipe!r} must be positive and finite: elements are multiplied by them"
             )
     return arrays
 

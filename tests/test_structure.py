@@ -29,6 +29,8 @@ EDGES = (
     "arrays/*_trace.py",
     "arrays/namespaces/*.py",
     "targets/*/launch.py",
+    "targets/triton/_descriptors.py",
+    "targets/triton/hopper.py",
     "bridges/*.py",
     "integrations/**/*.py",
 )

@@ -26,8 +26,8 @@ from breccia.ir.ops import (
     QuantizeOp,
 )
 from breccia.ir.types import DimsAttr, RecipeAttr, TensorType, component_types, decode_half, scaled
+from breccia.numerics import any_given
 from breccia.numerics.decode import element_range
-from breccia.numerics.given import any_given
 from breccia.recipes import Recipe
 from breccia.tensor import logical_dtype
 

@@ -29,7 +29,7 @@ def scales_of_rows(recipe: Recipe, rank: int) -> bool:
     if rank != 2 or len(recipe.levels) != 1 or recipe.zero_point is not None or recipe.offset is not None:
         return False
     rows, columns = recipe.blocks(2)[0]
-    return recipe.innermost.dtype.name == "float32" and rows == 1 and columns is not None and columns > 1
+    return recipe.innermost.dtype.bits == 32 and rows == 1 and columns is not None and columns > 1
 
 
 def set_typical(function: FuncOp, sizes: Mapping[str, int]) -> None:

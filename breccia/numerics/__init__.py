@@ -9,6 +9,7 @@ from breccia.numerics.delayed import delayed_scale as delayed_scale
 from breccia.numerics.delayed import update_history as update_history
 from breccia.numerics.dequantize import dequantize as dequantize
 from breccia.numerics.encode import encode as encode
+from breccia.numerics.given import any_given as any_given
 from breccia.numerics.pack import pack as pack
 from breccia.numerics.pack import packed_length as packed_length
 from breccia.numerics.pack import unpack as unpack
