@@ -94,6 +94,11 @@ class GluonRegion(Region):
         return f"gl.arange(0, {size}, gl.SliceLayout({1 - axis}, {self.layout})){index}"
 
 
+def slot(stage: str, part: int, parts: int) -> str:
+    """Where a part of a stage lies in a ring, which holds the parts of each stage one after the other."""
+    return stage if parts == 1 else f"{stage} * {parts}" + (f" + {part}" if part else "")
+
+
 class _Places:
     """The rows (0) and columns (1) of a tile in the tensor, written where they are first asked for."""
 
@@ -124,9 +129,7 @@ class Gluon:
         self.operands = [names.fresh(a.name_hint or f"arg{i}") for i, a in enumerate(kernel.args)]
         self.results = [names.fresh(o.name_hint or "out") for o in kernel.outs]
         self.symbols = {s: names.fresh(s) for s in kernel_symbols(kernel)}
-        self.taken = names
-        self.described = {product.a, product.b}
-        self.pointed = [i for i in range(len(kernel.args)) if i not in self.described]
+        self.pointed = [i for i in range(len(kernel.args)) if i not in (product.a, product.b)]
         ranks = {i: tensor_type(kernel.args[i].type).rank for i in self.pointed}
         self.strides = {
             i: [names.fresh(f"{self.operands[i]}_stride{j}") for j in range(ranks[i])] for i in self.pointed
@@ -271,15 +274,10 @@ class Gluon:
                 continue
             for j in range(s.waves_n):
                 column = f"{n} * {columns}" + (f" + {j * p.columns}" if j else "")
-                place = f"{second}.index({self._slot(stage, j)})"
+                place = f"{second}.index({slot(stage, j, s.waves_n)})"
                 region.line(f"{copy}({b}, {self.second_place(column, f'{k} * {p.depth}')}, {arrived}, {place})")
         self.advance(region, stage, phase)
         return self.function("_load", given, "One warp: operands of each step, as soon as a stage is free.", region)
-
-    def _slot(self, stage: str, j: int) -> str:
-        """Where the j-th tile of the second operand lies in its ring."""
-        waves = self.shape.waves_n
-        return stage if waves == 1 else f"{stage} * {waves}" + (f" + {j}" if j else "")
 
     # -- multiplying ---------------------------------------------------------------------------------------------------
 
@@ -334,7 +332,7 @@ class Gluon:
         left = [
             f"tiles.index({stage})" + (f".slice({i * ROWS}, {ROWS})" if s.waves_m > 1 else "") for i in range(s.waves_m)
         ]
-        right = [self.second_tile(second, self._slot(stage, j)) for j in range(s.waves_n)]
+        right = [self.second_tile(second, slot(stage, j, s.waves_n)) for j in range(s.waves_n)]
         if p.exact_sums:
             self._accumulate(region, waves, sums, left, right, stage)
         else:

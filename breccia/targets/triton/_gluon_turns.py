@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from breccia.codegen.lines import docstring
 from breccia.ir import dims
-from breccia.targets.triton._gluon import LOADING_REGISTERS, Gluon
+from breccia.targets.triton._gluon import LOADING_REGISTERS, Gluon, slot
 from breccia.targets.triton._gluon_scales import Scales
 from breccia.targets.triton._region import Region
 from breccia.targets.triton._specialized import ROWS, STEP_BYTES
@@ -46,11 +46,6 @@ class Turns(Gluon):
     def stages_of_k(self) -> dims.Dim:
         return dims.ceildiv(self.product.k.extent, self.shape.steps)
 
-    def slot(self, stage: str, step: int) -> str:
-        """Where a step of a stage lies in the rings."""
-        steps = self.shape.steps
-        return stage if steps == 1 else f"{stage} * {steps}" + (f" + {step}" if step else "")
-
     def load(self) -> str:
         p, s = self.product, self.shape
         a, b = self.operands[p.a], self.operands[p.b]
@@ -68,11 +63,11 @@ class Turns(Gluon):
         region.line(f"{arrived} = full.index({stage})")
         region.line(f"mbarrier.expect({arrived}, {(ROWS + p.columns) * STEP_BYTES * s.steps})")
         for step in range(s.steps):
-            k = f"({self.slot(turn, step)}) * {p.depth}" if s.steps > 1 else f"{turn} * {p.depth}"
-            slot = self.slot(stage, step)
-            place = self.second_place(f"{n} * {p.columns}", k)
-            region.line(f"async_load({b}, {place}, {arrived}, {second}.index({slot}))")
-            region.line(f"async_load({a}, [{m} * {ROWS}, {k}], {arrived}, {ring}.index({slot}))")
+            k = f"({slot(turn, step, s.steps)}) * {p.depth}" if s.steps > 1 else f"{turn} * {p.depth}"
+            place = slot(stage, step, s.steps)
+            begin = self.second_place(f"{n} * {p.columns}", k)
+            region.line(f"async_load({b}, {begin}, {arrived}, {second}.index({place}))")
+            region.line(f"async_load({a}, [{m} * {ROWS}, {k}], {arrived}, {ring}.index({place}))")
         self.advance(region, stage, phase)
         return self.function("_load", given, "One warp: operands of each stage, as soon as it is free.", region)
 
@@ -97,10 +92,10 @@ class Turns(Gluon):
         region.line(f"mbarrier.wait(full.index({stage}), {phase})")
         parts = [fresh(f"part{i}" if s.steps > 1 else "part") for i in range(s.steps)]
         for step, part in enumerate(parts):
-            slot = self.slot(stage, step)
-            right = self.second_tile(second, slot)
+            place = slot(stage, step, s.steps)
+            right = self.second_tile(second, place)
             start = f"{nothing}, use_acc=False, is_async=True"
-            region.line(f"{part} = warpgroup_mma({ring}.index({slot}), {right}, {start})")
+            region.line(f"{part} = warpgroup_mma({ring}.index({place}), {right}, {start})")
         combined = [scales.combined(0, 0, step) for step in range(s.steps)]
         scales.ahead(turn, s.turns)
         names = ", ".join(parts)
