@@ -94,12 +94,13 @@ def requantize(st: Any, recipe: Recipe, axis: int = -1, seed: Any = None) -> Any
 
 
 @whole
-def matmul(a: Any, b: Any, out_dtype: Any = np.float32) -> Any:
+def matmul(a: Any, b: Any, out_dtype: Any = np.float32, accuracy: str | None = None) -> Any:
     """The product of matrices a [..., M, K] and b [..., K, N], arrays or `ScaledTensor`s; leading axes broadcast.
 
     Sums are float32, rounded to `out_dtype` (float32, bfloat16 or float16); arrays that are no floats, or float64, are
     rounded to float32 first. Scales are applied where the blocks allow it: `breccia.compile(breccia.matmul).lower(a,
-    b).explain()` says where, and what would be better.
+    b).explain()` says where, and what would be better. accuracy: "exact", or "bounded", which may fold the exponents of
+    MXFP8 into its elements (see `breccia.compile`); None for what the function around it is compiled with, or exact.
 
     Raises ShapeError ("shape mismatch") where shapes do not fit, DTypeError for FP8 of the fn and fnuz families.
 
@@ -109,11 +110,12 @@ def matmul(a: Any, b: Any, out_dtype: Any = np.float32) -> Any:
     [1.0, 1.0, 1.0]
     """
     if traced(a, b):
-        return _call(_SCALED, "matmul", _narrowed(a), _narrowed(b), out_dtype)
+        return _call(_SCALED, "matmul", _narrowed(a), _narrowed(b), out_dtype, accuracy)
     left, right = _narrowed(_operand(a)), _narrowed(_operand(b))
+    said = {} if accuracy is None else {"accuracy": accuracy}
     if isinstance(right, ScaledTensor) and _is_turned(right):
-        return _run(_SCALED, "matmul_transposed", (left, right.T), out_dtype=_dtype(out_dtype))
-    return _run(_SCALED, "matmul", (left, right), out_dtype=_dtype(out_dtype))
+        return _run(_SCALED, "matmul_transposed", (left, right.T), out_dtype=_dtype(out_dtype), **said)
+    return _run(_SCALED, "matmul", (left, right), out_dtype=_dtype(out_dtype), **said)
 
 
 def _is_turned(st: ScaledTensor) -> bool:

@@ -53,11 +53,11 @@ class Traced:
 
 def trace(
     fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], *, dynamic: bool = True, name: str = "",
-    pinned: str = "",
+    pinned: str = "", accuracy: str = "exact",
 ) -> Traced:  # fmt: skip
     """Trace `fn` for arguments like these; again under each constraint on sizes that it turns out to need.
 
-    pinned: why no size may stay unknown; empty where they may.
+    pinned: why no size may stay unknown; empty where they may. accuracy: of products that do not say it.
     """
     _, leaves = keys.call_key(args, kwargs, dynamic)
     slots = tuple(i for i, leaf in enumerate(leaves) if keys.is_dynamic(leaf, dynamic))
@@ -66,7 +66,7 @@ def trace(
         symbols.pins = {i: Pin(i, size, pinned, number=True) for i, size in enumerate(symbols.sizes)}
     for _ in range(_MOST_TRACES + len(slots)):
         attempt = Trace(tracer_of(leaves), symbols)
-        attempt.device = device_of(leaves)
+        attempt.device, attempt.accuracy = device_of(leaves), accuracy
         try:
             return _attempt(attempt, fn, args, kwargs, slots, name or function_name(fn))
         except Retrace:

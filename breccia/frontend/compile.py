@@ -61,12 +61,15 @@ class CompiledFunction:
         strict: bool = False,
         dynamic: bool = True,
         name: str | None = None,
+        accuracy: str = "exact",
         identity: str | None = None,
     ) -> None:
         if not callable(fn):
             raise TraceError(f"breccia.compile takes a function, not {type(fn).__name__}")
         self._fn, self._strict, self._dynamic, self._name = fn, strict, dynamic, name or ""
-        self._target_name = target
+        self._target_name, self._accuracy = target, accuracy
+        if accuracy not in ("exact", "bounded"):
+            raise TraceError(f"breccia.compile: accuracy is {accuracy!r}; allowed: 'exact', 'bounded'")
         if target is not None:
             found_target(target)
         self._identity = identity
@@ -86,7 +89,8 @@ class CompiledFunction:
     @property
     def options(self) -> str:
         """What `breccia.compile` was told, as text."""
-        return f"{self._target_name or 'default'} strict={self._strict} dynamic={self._dynamic} name={self._name!r}"
+        said = f"strict={self._strict} dynamic={self._dynamic} name={self._name!r} accuracy={self._accuracy}"
+        return f"{self._target_name or 'default'} {said}"
 
     def __repr__(self) -> str:
         place = self._target_name or "where its arguments lie"
@@ -107,8 +111,9 @@ class CompiledFunction:
     def _bind(self, owner: Any) -> CompiledFunction:
         method = self._fn.__get__(owner)
         return CompiledFunction(
-            method, target=self._target_name, strict=self._strict, dynamic=self._dynamic, name=self._name
-        )
+            method, target=self._target_name, strict=self._strict, dynamic=self._dynamic, name=self._name,
+            accuracy=self._accuracy,
+        )  # fmt: skip
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if compiling():
@@ -142,7 +147,9 @@ class CompiledFunction:
         from breccia.frontend.lower import Lowered
 
         key, leaves = keys.call_key(args, kwargs, self._dynamic)
-        traced = trace(self._fn, args, kwargs, dynamic=self._dynamic, name=self._name, pinned=pinned)
+        traced = trace(
+            self._fn, args, kwargs, dynamic=self._dynamic, name=self._name, pinned=pinned, accuracy=self._accuracy
+        )
         return Lowered(traced, target or self._target(leaves), leaves, key, strict=self._strict, instead=instead)
 
     def _target(self, leaves: Sequence[Any]) -> Target:
@@ -279,11 +286,12 @@ def compile(
     strict: bool = False,
     dynamic: bool = True,
     name: str | None = None,
+    accuracy: str = "exact",
 ) -> Callable[[Callable[..., Any]], CompiledFunction]: ...
 @overload
 def compile(
     fn: Callable[..., Any], /, *, target: str | None = None, strict: bool = False, dynamic: bool = True,
-    name: str | None = None,
+    name: str | None = None, accuracy: str = "exact",
 ) -> CompiledFunction: ...  # fmt: skip
 
 
@@ -295,6 +303,7 @@ def compile(
     strict: bool = False,
     dynamic: bool = True,
     name: str | None = None,
+    accuracy: str = "exact",
 ) -> Any:
     """Compile a function over arrays and `ScaledTensor`s; a decorator, with or without arguments.
 
@@ -304,7 +313,9 @@ def compile(
     nothing is differentiated, and array functions elsewhere. strict: raise where a slower way would be taken. dynamic:
     leave the leading size of plain arrays of two axes or more unknown, so that the same code serves every batch size;
     where the function needs such a size as a number, that size becomes part of the code. name: of the function in IR
-    and source.
+    and source. accuracy: "bounded" lets products of MXFP8 fold exponents into elements where FP8 is multiplied quickly,
+    which changes a value by at most 2**-9.8 of the largest of its block of 32; rows and columns that would lose more
+    are computed exactly, and `explain()` says where it was done.
 
     Arrays that the function closes over become constant arguments. Raises TraceError, naming the line, for Python that
     cannot be traced.
@@ -316,7 +327,9 @@ def compile(
     >>> double(np.ones((2, 2), np.float32)).tolist()
     [[2.0, 2.0], [2.0, 2.0]]
     """
-    options: dict[str, Any] = {"target": target, "strict": strict, "dynamic": dynamic, "name": name}
+    options: dict[str, Any] = {
+        "target": target, "strict": strict, "dynamic": dynamic, "name": name, "accuracy": accuracy,
+    }  # fmt: skip
     if fn is None:
         return lambda inner: CompiledFunction(inner, **options)
     return CompiledFunction(fn, **options)

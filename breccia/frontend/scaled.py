@@ -25,6 +25,7 @@ from breccia.ir.ops import (
     PartsOp,
     QuantizeOp,
 )
+from breccia.ir.scaled_ops import ACCURACIES
 from breccia.ir.types import DimsAttr, RecipeAttr, TensorType, component_types, decode_half, scaled
 from breccia.numerics import any_given
 from breccia.numerics.decode import element_range
@@ -135,7 +136,7 @@ def requantize(x: Value, recipe: Recipe, axis: int = -1, seed: Any = None) -> Va
     return cast(dequantize(x, float32), recipe, axis, x._dtype, seed)
 
 
-def matmul(a: Any, b: Any, out_dtype: DTypeLike | None = None) -> Value:
+def matmul(a: Any, b: Any, out_dtype: DTypeLike | None = None, accuracy: str | None = None) -> Value:
     """The product of matrices, plain or scaled, in float32, rounded to `out_dtype` (None: as the operands promote)."""
     trace = trace_of(a, b)
     left, right = _operand(trace, a), _operand(trace, b)
@@ -145,14 +146,24 @@ def matmul(a: Any, b: Any, out_dtype: DTypeLike | None = None) -> Value:
             DTypeError, "matmul sums in float32, so float64 results would promise too much; use .astype(np.float32)"
         )
     check_matmul(trace, left, right)
-    made = trace.wrap(trace.emit(MatmulOp, left.ssa, right.ssa), float32)
+    wanted = check_accuracy(accuracy or trace.accuracy)
+    scaled_sides = left.recipe is not None or right.recipe is not None
+    props = {"accuracy": StringAttr(wanted)} if wanted != "exact" and scaled_sides else {}
+    made = trace.wrap(trace.emit(MatmulOp, left.ssa, right.ssa, **props), float32)
     return astype(made, out)
 
 
-def matmul_transposed(a: Any, b: Any, out_dtype: DTypeLike | None = None) -> Value:
+def check_accuracy(accuracy: str) -> str:
+    """`accuracy` if it is one; else DTypeError."""
+    if accuracy not in ACCURACIES:
+        return fail(DTypeError, f"accuracy is {accuracy!r}; allowed: {', '.join(map(repr, ACCURACIES))}")
+    return accuracy
+
+
+def matmul_transposed(a: Any, b: Any, out_dtype: DTypeLike | None = None, accuracy: str | None = None) -> Value:
     """The product of `a` and the transpose of a matrix `b`."""
     trace = trace_of(a, b)
-    return matmul(a, transpose(as_value(trace, b)), out_dtype)
+    return matmul(a, transpose(as_value(trace, b)), out_dtype, accuracy)
 
 
 def _operand(trace: Trace, x: Any) -> Value:

@@ -94,6 +94,8 @@ class Trace:
         self.open = True
         self.differentiable = False
         """True where arrays belong to a library that has gradients."""
+        self.accuracy = "exact"
+        """What products may lose, unless they say so themselves: "exact" or "bounded"."""
         self.device: Any = None
         """The device of the arguments; None where their library has but one."""
         self.jax: Any = None

@@ -27,18 +27,19 @@ from breccia.ir.scaled_ops import (
     PartsOp,
     QuantizeOp,
     ScaleFromAmaxOp,
+    ScalesOp,
     YieldOp,
 )
 
 WHOLE_TENSOR_OPS = (
     FullOp, IotaOp, UnaryOp, BinaryOp, SelectOp, ConvertOp, ReduceOp, BroadcastOp, TransposeOp, ReshapeOp, SliceOp,
-    ConcatOp, QuantizeOp, DequantizeOp, MatmulOp, GroupedMatmulOp, AssembleOp, PartsOp, ConvertLayoutOp,
+    ConcatOp, QuantizeOp, DequantizeOp, ScalesOp, MatmulOp, GroupedMatmulOp, AssembleOp, PartsOp, ConvertLayoutOp,
     ScaleFromAmaxOp, HistoryUpdateOp, AmaxFromHistoryOp, YieldOp,
 )  # fmt: skip
 
 __all__ = [
     "WHOLE_TENSOR_OPS", "AmaxFromHistoryOp", "AssembleOp", "BinaryOp", "BroadcastOp", "ConcatOp", "ConvertLayoutOp",
     "ConvertOp", "DequantizeOp", "FullOp", "GroupedMatmulOp", "HistoryUpdateOp", "IotaOp", "MatmulOp", "PartsOp",
-    "QuantizeOp", "ReduceOp", "ReshapeOp", "ScaleFromAmaxOp", "SelectOp", "SliceOp", "TransposeOp", "UnaryOp",
-    "YieldOp",
+    "QuantizeOp", "ReduceOp", "ReshapeOp", "ScaleFromAmaxOp", "ScalesOp", "SelectOp", "SliceOp", "TransposeOp",
+    "UnaryOp", "YieldOp",
 ]  # fmt: skip

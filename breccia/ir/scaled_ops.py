@@ -27,6 +27,7 @@ from breccia.ir.storage import storage_types
 from breccia.ir.types import RecipeAttr, ScaledType, TensorType, component_types, is_float, scaled, tensor
 
 f32 = builtin.f32
+ACCURACIES = ("exact", "bounded")
 Props = Mapping[str, Any]
 Types = Sequence[Attribute]
 
@@ -90,20 +91,36 @@ class DequantizeOp(BrecciaOp):
 
 
 @irdl_op_definition
+class ScalesOp(BrecciaOp):
+    """`%s = breccia.scales %q`: what each element is multiplied by, in f32: the product of all levels."""
+
+    name = "breccia.scales"
+    traits = traits_def(Pure())
+
+    @classmethod
+    def infer(cls, types: Types, props: Props) -> list[Attribute]:
+        return [tensor(as_scaled("scales", "the operand", types[0]).shape, f32)]
+
+
+@irdl_op_definition
 class MatmulOp(BrecciaOp):
     """`%y = breccia.matmul %a, %b`: sum over k of a[.., m, k] * b[.., k, n], in f32.
 
     Either side may be plain or scaled; leading axes broadcast. `place_a`, `place_b` say where the scales of a scaled
     operand are applied, one entry a level; `compute` is the dtype that decoded operands are held in (f32 unless said).
+    `accuracy bounded` allows rewrites that state what they may lose; without it none may lose anything but the order of
+    sums.
     """
 
     name = "breccia.matmul"
+    accuracy = opt_prop_def()
     compute = opt_prop_def()
     place_a = opt_prop_def(PlaceAttr)
     place_b = opt_prop_def(PlaceAttr)
     traits = traits_def(Pure())
     ARITY: ClassVar = (2, 2)
     SYNTAX: ClassVar = (
+        Field("accuracy", "name", "accuracy", optional=True),
         Field("compute", "type", "compute", optional=True),
         Field("place_a", "attr", "place_a", optional=True),
         Field("place_b", "attr", "place_b", optional=True),
@@ -111,6 +128,8 @@ class MatmulOp(BrecciaOp):
 
     @classmethod
     def infer(cls, types: Types, props: Props) -> list[Attribute]:
+        if props.get("accuracy") is not None:
+            known_function("matmul", props["accuracy"].data, ACCURACIES)
         a, b = (as_array("matmul", name, t) for name, t in zip(("operand a", "operand b"), types, strict=True))
         if a.rank < 2 or b.rank < 2:
             raise VerifyException(
@@ -150,7 +169,7 @@ class GroupedMatmulOp(BrecciaOp):
     place_b = opt_prop_def(PlaceAttr)
     traits = traits_def(Pure())
     ARITY: ClassVar = (3, 3)
-    SYNTAX: ClassVar = MatmulOp.SYNTAX
+    SYNTAX: ClassVar = MatmulOp.SYNTAX[1:]
 
     @classmethod
     def infer(cls, types: Types, props: Props) -> list[Attribute]:

@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from breccia.ir.capabilities import Capabilities
     from breccia.ir.pipeline import BrecciaPass
 
-TRACED = ("canonicalize", "cse", "dce", "fuse-sibling-quantize", "place-scales", "split-quantize")
+TRACED = (
+    "canonicalize", "fold-exponents", "fold-exponents-bounded", "cse", "dce", "fuse-sibling-quantize", "place-scales",
+    "split-quantize",
+)  # fmt: skip
 """Passes on the traced form."""
-LAID_OUT = ("partition", "assign-layouts", "hoist-prepare")
+LAID_OUT = ("partition", "sink-guards", "assign-layouts", "hoist-prepare")
 """From traced to laid-out form."""
 TILED = ("explode", "schedule", "tile")
 """From laid-out to tiled form."""

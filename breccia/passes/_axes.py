@@ -34,6 +34,7 @@ from breccia.ir.ops import (
     ReduceOp,
     ReshapeOp,
     ScaleFromAmaxOp,
+    ScalesOp,
     SelectOp,
     SliceOp,
     TransposeOp,
@@ -162,7 +163,8 @@ class AxisMap:
 
     def _rule(self, op: Operation) -> Callable[[Operation], None]:
         for kinds, rule in (
-            ((UnaryOp, BinaryOp, SelectOp, ConvertOp, BroadcastOp, ScaleFromAmaxOp, DequantizeOp), self._elementwise),
+            ((UnaryOp, BinaryOp, SelectOp, ConvertOp, BroadcastOp, ScaleFromAmaxOp), self._elementwise),
+            ((DequantizeOp, ScalesOp), self._elementwise),
             ((ConvertLayoutOp,), self._elementwise),
             ((FullOp, IotaOp, YieldOp), lambda _: None),
             ((ReduceOp,), self._reduce),
@@ -183,7 +185,7 @@ class AxisMap:
 
     def _elementwise(self, op: BrecciaOp) -> None:
         self._join_right(op.args, op.out)
-        if isinstance(op, DequantizeOp):
+        if isinstance(op, DequantizeOp | ScalesOp):
             t = scaled_type(op.args[0])
             for block in t.recipe.blocks(t.rank):
                 self._meet(op.args[0], block)

@@ -171,7 +171,7 @@ def decoded_operand(op: MatmulOp | GroupedMatmulOp) -> Values:
     sources = [*map(_before_decoding, op.args[:2]), *op.args[2:]]
     if all(s is a for s, a in zip(sources, op.args, strict=True)):
         return None
-    return built(op, type(op).make(*sources))
+    return built(op, type(op).make(*sources, **op.properties))
 
 
 def _before_decoding(value: SSAValue) -> SSAValue:

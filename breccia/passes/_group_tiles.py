@@ -19,6 +19,8 @@ from breccia.passes._axes import shape_of
 from breccia.passes._plan import planned_blocks
 
 Entries = dict[str, int | str]
+APART = "apart"
+"""What `decode` says where `split-decode` is to decode operands in kernels of their own."""
 ROWS = 64
 STEP = 128
 """Elements of 8 bits along k in one step: as many as the widest swizzle of shared memory covers."""
@@ -78,7 +80,7 @@ def group_tiles(kernel: KernelOp, op: MatmulOp, capabilities: Capabilities, said
     rows, columns = (expected(d, sizes) for d in shape[-2:])
     if len(shape) != 2 or rows is None or columns is None or not isinstance(depth, int):
         return None
-    if _takes_halves(op) and min(rows, columns) >= capabilities.decode_rows > 0:
+    if _takes_halves(op) and said.get("decode", APART) == APART and min(rows, columns) >= capabilities.decode_rows > 0:
         step, allowed = STEP // 2, SHAPES
     elif _takes_bytes(op, capabilities) and _lies_right(op, rows, columns, capabilities):
         step, allowed = STEP, (*(SMALL if all(_walks_columns(op, side) for side in (0, 1)) else SHAPES), *TURNS)

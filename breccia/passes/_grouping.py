@@ -40,6 +40,7 @@ from breccia.ir.ops import (
     UnaryOp,
 )
 from breccia.ir.types import ScaledType, TensorType, format_of
+from breccia.passes._folding import GUARD
 from breccia.passes.fuse_sibling_quantize import GROUP
 
 Kind = Literal["gemm", "grouped", "rowwise", "reduce", "view"]
@@ -230,7 +231,10 @@ class Grouping:
         if node.kind in ("gemm", "grouped"):
             if shape_of(op.results[0]) != node.space or isinstance(self._owner.get(op), ReduceOp):
                 return False
-            return isinstance(op, ELEMENTWISE) or (isinstance(op, QuantizeOp) and _fits_tile(op, node))
+            if isinstance(op, QuantizeOp):
+                guarded = any(GUARD in member.attributes for member in node.ops)
+                return _fits_tile(op, node) and not guarded  # a row's quick codes would need its exact ones beside them
+            return isinstance(op, ELEMENTWISE)
         if node.kind != "rowwise" or isinstance(op, ALONE):
             return False
         reduced = _reduced(op)

@@ -27,6 +27,7 @@ from breccia.ir.ops import (
     IotaOp,
     PartsOp,
     QuantizeOp,
+    ScalesOp,
     TransposeOp,
     YieldOp,
 )
@@ -159,7 +160,7 @@ class RegionBuilder:
     def _read_by(self, value: SSAValue) -> Sequence[SSAValue]:
         """The plain values whose tiles are needed first."""
         op = value.owner
-        if value in self._tiles or not isinstance(op, BrecciaOp) or isinstance(op, PartsOp | DequantizeOp):
+        if value in self._tiles or not isinstance(op, BrecciaOp) or isinstance(op, PartsOp | DequantizeOp | ScalesOp):
             return ()
         return op.args
 
@@ -186,6 +187,7 @@ class RegionBuilder:
             BroadcastOp: self._broadcast,
             TransposeOp: self._transpose,
             DequantizeOp: lambda op: self.decode(op.args[0]),
+            ScalesOp: self._scales,
         }
         if isinstance(op, PartsOp):
             name = component_types(scaled_type(op.args[0]))[op.outs.index(value)][0]
@@ -291,6 +293,14 @@ class RegionBuilder:
         if t.recipe.offset is not None:
             x = self.binary("add", x, self._spread(value, "offset"))
         return x
+
+    def _scales(self, op: ScalesOp) -> SSAValue:
+        """What each element of the tile is multiplied by, in f32, innermost level first."""
+        value, shape = op.args[0], self.cuts.tile_shape(op.out)
+        inner, *outer = [self.factor(value, i) for i in reversed(range(len(scaled_type(value).recipe.levels)))]
+        for other in outer:
+            inner = self.binary("mul", inner, other)
+        return inner if shape_of(inner.type) == shape else self.add(BroadcastOp.make(inner, shape=DimsAttr(shape)))
 
     def factor(self, value: SSAValue, level: int) -> SSAValue:
         """The scales of a level in f32, expanded over every axis where a tile holds several blocks."""

@@ -13,7 +13,7 @@ from breccia.ir.kernel import KernelOp
 from breccia.ir.ops import GroupedMatmulOp, MatmulOp, QuantizeOp
 from breccia.ir.types import ScaledType, TensorType, format_of
 from breccia.passes._axes import shape_of
-from breccia.passes._group_tiles import element_name, group_tiles
+from breccia.passes._group_tiles import APART, element_name, group_tiles
 from breccia.passes._plan import planned_blocks
 
 Entries = dict[str, int | str]
@@ -28,8 +28,6 @@ HELD = 4
 LINE = 64
 """Fewest neighbours along the last axis: a cache line of 2-byte elements."""
 MAX_STAGES = 4
-APART = "apart"
-"""What `decode` says where `split-decode` is to decode operands in kernels of their own."""
 NARROW = 16
 """Bits of the floats that operands are decoded to."""
 WIDE_SCRATCH = 160 << 10

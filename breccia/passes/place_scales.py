@@ -25,6 +25,7 @@ from breccia.ir.ops import GroupedMatmulOp, MatmulOp
 from breccia.ir.pipeline import BrecciaPass
 from breccia.ir.rewriting import functions
 from breccia.ir.types import ScaledType, TensorType, dtype_of
+from breccia.passes._folding import FOLDED
 from breccia.passes._placement import Decision, decide
 
 REASON = "breccia.reason"
@@ -68,4 +69,6 @@ class PlaceScales(BrecciaPass):
                 op.properties[prop] = PlaceAttr(places)
         if decision.compute is not None and "compute" not in op.properties:
             op.properties["compute"] = dtype_of(formats.find(decision.compute))
-        op.attributes[REASON] = StringAttr("\n".join(decision.reasons))
+        folded = op.attributes.pop(FOLDED, None)
+        before = (folded.data,) if isinstance(folded, StringAttr) else ()
+        op.attributes[REASON] = StringAttr("\n".join((*before, *decision.reasons)))

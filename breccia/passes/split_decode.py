@@ -30,8 +30,8 @@ from breccia.ir.rewriting import insert_before, kernels, replace_op, with_locati
 from breccia.ir.tile_ops import DotOp, UnpackOp
 from breccia.ir.tiling import GridDim, Tiling, Window
 from breccia.ir.types import TensorType, tensor
+from breccia.passes._group_tiles import APART
 from breccia.passes._sharing import cone
-from breccia.passes._tile_sizes import APART
 from breccia.passes._walked import shape
 
 

@@ -66,6 +66,8 @@ def call_types(func: FuncOp) -> list[Attribute]:
         if other.sym_name.data == PREPARE and other is not func:
             for position, arg in zip(constants.data, other.body.block.args, strict=True):
                 types[position] = arg.type
+            made = len(other.function_type.outputs) - len(constants.data)  # further arguments are not the caller's
+            types = types[: len(types) - made]
     return types
 
 

@@ -68,10 +68,12 @@ CASES = {
         (f"quantize %x, %s given [1] {RECIPE}", "level 1 does not exist"),
     ],
     "dequantize": [("dequantize %x", "a !breccia.scaled is wanted; quantize it first")],
+    "scales": [("scales %x", "a !breccia.scaled is wanted; quantize it first")],
     "matmul": [
         ("matmul %x, %x", r"shape mismatch: a is \[M, 64\] and b is \[M, 64\]; the last axis of a \(64\)"),
         ("matmul %v, %x", "need two axes each"),
         ("matmul %q, %k place_a #breccia.place<operand, operand>", "place_a is .* has 1 levels of scales"),
+        ("matmul %q, %k accuracy low", "unknown function 'low'; known: exact, bounded"),
     ],
     "grouped_matmul": [
         ("grouped_matmul %x, %x, %i", r"takes x \[T, K\] and w \[E, K, N\]"),

@@ -97,7 +97,7 @@ def public_function(module: ModuleOp, name: str | None = None) -> FuncOp:
 
 
 def _prepared(module: ModuleOp, func: FuncOp, values: list[Any], settings: _Settings) -> list[Any]:
-    """The arguments with constant ones replaced by what `@prepare` makes of them, one for one."""
+    """The arguments with constant ones replaced by what `@prepare` makes of them, and what else it makes after them."""
     prepare = next((f for f in functions(module) if f.sym_name.data == PREPARE), None)
     constants = func.attributes.get(CONSTANTS_KEY)
     if prepare is None or not isinstance(constants, IntsAttr):
@@ -109,10 +109,10 @@ def _prepared(module: ModuleOp, func: FuncOp, values: list[Any], settings: _Sett
             f"{len(positions)} constants"
         )
     made = _run_function(prepare, [values[i] for i in positions], settings)
-    if len(made) != len(positions):
+    if len(made) < len(positions):
         raise InterpreterError(f"@{PREPARE} gives {len(made)} values for {len(positions)} constants")
-    values = list(values)
-    for position, value in zip(positions, made, strict=True):
+    values = [*values, *made[len(positions) :]]
+    for position, value in zip(positions, made, strict=False):
         values[position] = value
     return values
 

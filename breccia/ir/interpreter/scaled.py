@@ -80,6 +80,12 @@ def dequantize(value: ScaledValue, recipe: Recipe, mode: Mode) -> Array:
     return out
 
 
+def scales(value: ScaledValue, recipe: Recipe, mode: Mode) -> Array:
+    """What each element is multiplied by, innermost level first; every step rounds to f32, or f64 in wide mode."""
+    ones = np.ones(value.codes.shape, mode.real)
+    return scaled_by(ones, value, recipe, range(len(recipe.levels)), mode)
+
+
 def without_scales(value: ScaledValue, recipe: Recipe, levels: Sequence[int]) -> ScaledValue:
     """`value` with the scales of some levels set to 1."""
 

@@ -124,6 +124,10 @@ def _dequantize(op: Any, values: list[Any], mode: Mode) -> list[Any]:
     return [scaled.dequantize(values[0], op.args[0].type.recipe, mode)]
 
 
+def _scales(op: Any, values: list[Any], mode: Mode) -> list[Any]:
+    return [scaled.scales(values[0], op.args[0].type.recipe, mode)]
+
+
 def operand(value: Value, type_: Any, compute: Any, place: Any, mode: Mode) -> Array:
     """A side of a matmul as numbers.
 
@@ -202,6 +206,7 @@ MEANING: dict[type[Operation], Meaning] = {
     array_ops.ConcatOp: _concat,
     scaled_ops.QuantizeOp: _quantize,
     scaled_ops.DequantizeOp: _dequantize,
+    scaled_ops.ScalesOp: _scales,
     scaled_ops.MatmulOp: _matmul,
     scaled_ops.GroupedMatmulOp: _grouped_matmul,
     scaled_ops.AssembleOp: _assemble,

@@ -30,6 +30,15 @@ def reciprocal(library: Library, nan: bool) -> str:
     return library.define(name, "codes", "1 over a power of two, exactly.", body)
 
 
+def float_reciprocal(library: Library) -> str:
+    """A function from float32 powers of two, from 2**-126 on, or NaN, to 1 over them: exact."""
+    body = """
+bits = 0x7F000000 - scale.to(tl.int32, bitcast=True)
+bits = tl.where(bits == 0, 0x00400000, bits)  # 2**-127 is subnormal
+return tl.where(scale == scale, bits.to(tl.float32, bitcast=True), scale)"""
+    return library.define("_reciprocal_power", "scale", "1 over a power of two, exactly.", body)
+
+
 def divisor(library: Library, nan: bool) -> str:
     """A function from scales to the parts of a division without a division for each element; nan: scales may be NaN.
 

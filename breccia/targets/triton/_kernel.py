@@ -21,13 +21,16 @@ from breccia.ir.tiling import GridDim, Window
 from breccia.ir.types import TensorType
 from breccia.targets.triton import _ops
 from breccia.targets.triton._casts import Library
-from breccia.targets.triton._region import Region
+from breccia.targets.triton._guards import Guard, flags_of, guard_of
+from breccia.targets.triton._region import Region, arange
 from breccia.targets.triton._text import KernelText, head, signature_type, turned_results
 from breccia.targets.triton._windows import Pointers
 
 HALF_OF_REGISTERS = 128
 """Registers of a thread with which two programs of 8 warps are held at once. A tile that is encoded along both of its
 axes would take a few more, and one program alone leaves the memory idle while it computes."""
+FLAGS = 1024
+"""Flags that a program reads at once."""
 MOST_STORED = 64 << 10
 """Most bytes of a result's tile that are stored through a descriptor: they lie in shared memory, beside operands."""
 GROUP = 8
@@ -56,11 +59,15 @@ class _Kernel:
         for d in self.tiles.grid:
             self.region.sizes.grid(d.name, "0" if d.extent == 1 else names.fresh(d.name))
         self.pointers = Pointers(self.region, self.tiles.grid)
+        self.guard = None if part else guard_of(kernel)
 
     def written(self, name: str) -> KernelText:
         region, kernel = self.region, self.kernel
-        self._programs()
-        self._skip_empty()
+        if self.guard is not None:
+            self._skip_kept(self.guard)
+        else:
+            self._programs()
+            self._skip_empty()
         carried = self._carried([d for d in self.tiles.grid if d.kind == "reduction"])
         values = self._block(kernel.finish.block, carried, self.tiles.finish_uses)
         turned = turned_results(kernel, self.capabilities)
@@ -78,6 +85,7 @@ class _Kernel:
             source, ((*self.operands, *self.results), sizes, tuple(strides)), symbols,
             tuple(map(signature_type, types)), (*strided, *(-2 if t else 0 for t in turned)), self._count(),
             tuple(self._fill(w) for w in self.tiles.outputs), self._options(), turned,
+            kept=() if self.guard is None else self.guard.kept,
         )  # fmt: skip
 
     @property
@@ -100,6 +108,8 @@ class _Kernel:
         options: dict[str, int | str] = {
             key: int(said.get(key, default)) for key, default in (("num_warps", 4), ("num_stages", 3))
         }
+        if self.guard is not None:
+            options["walks"] = 1
         encoded = [op.args[0] for op in self.kernel.finish.block.ops if isinstance(op, EncodeOp)]
         if self._nvidia and options["num_warps"] == 8 and len(set(encoded)) < len(encoded):
             options["maxnreg"] = HALF_OF_REGISTERS
@@ -118,7 +128,7 @@ class _Kernel:
                     "on another one; give it a fixed extent"
                 )
         pid = self.pid
-        if not self.part:
+        if not self.part and self.guard is None:
             region.line(f"{pid} = tl.program_id(0)")
         swizzled = len(parallel) > 1 and bool(self.kernel.step.blocks)
         rest = parallel[:-2] if swizzled else parallel
@@ -144,6 +154,31 @@ class _Kernel:
         region.line(f"{region.sizes[n.name]} = {tile} % ({GROUP} * {columns}) // {height}")
         if not alone:
             region.line(f"{pid} = {pid} // ({rows} * {columns})")
+
+    def _skip_kept(self, guard: Guard) -> None:
+        """Programs that walk over tiles, and end at once where no flag is set; what follows is for tiles with one."""
+        region, found = self.region, flags_of(self.kernel, guard)
+        anything, start = region.names.fresh("anything"), region.names.fresh("start")
+        region.line(f"{anything} = tl.zeros(({FLAGS},), tl.int32)")
+        for _, i in found:
+            shape = tensor_type(self.kernel.args[i].type).shape
+            axis = next((axis for axis, size in enumerate(shape) if size != 1), len(shape) - 1)
+            size, stride = region.size(shape[axis], 2), self.pointers.stride(self.operands[i], axis)
+            place = f"{start} + {arange(FLAGS)}"
+            region.line(f"for {start} in range(0, {size}, {FLAGS}):")
+            region.line(
+                f"    {anything} |= tl.load({self.operands[i]} + ({place}) * {stride}, mask={place} < {size}, other=0)"
+            )
+        region.line(f"if tl.max({anything}) == 0:")
+        region.line("    return")
+        region.line(f"for {self.pid} in range(tl.program_id(0), {region.size(self._count())}, tl.num_programs(0)):")
+        region.indent(1)
+        self._programs()
+        for argument, i in found:
+            self.pointers.prepare(self.operands[i], self.kernel.args[i], self._window(i), argument, set())
+            self._fetch(argument, i)
+        region.line(f"if {' | '.join(f'tl.max({region[a]}.to(tl.int32))' for a, _ in found)}:")
+        region.indent(1)
 
     def _skip_empty(self) -> None:
         """A program whose segment ends before its window does nothing."""
@@ -230,6 +265,8 @@ class _Kernel:
         for argument, value in zip(block.args[:count], carried, strict=True):
             region.alias(argument, value)
         for argument, i in zip(block.args[count:], uses, strict=True):
+            if self.guard is not None and i in self.guard.flags:
+                continue  # loaded already
             self.pointers.prepare(self.operands[i], self.kernel.args[i], self._window(i), argument, set())
             self._fetch(argument, i)
         return self._ops(block)

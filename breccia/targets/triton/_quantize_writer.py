@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import prod
 
 from breccia.errors import RecipeError, UnsupportedError
-from breccia.formats import Format
+from breccia.formats import Format, float32
 from breccia.numerics import bits as f32
 from breccia.recipes import Recipe
 from breccia.targets.triton._casts import (
@@ -24,6 +24,7 @@ from breccia.targets.triton._division import (
     QUOTIENT,
     computed_divisor,
     divisor,
+    float_reciprocal,
     inverse,
     narrow_divisor,
     reciprocal,
@@ -286,7 +287,14 @@ class Writer:
 
     @property
     def power_of_two(self) -> bool:
-        return len(self.recipe.levels) == 1 and self.recipe.innermost.dtype.is_power_of_two
+        return len(self.recipe.levels) == 1 and (self.recipe.innermost.dtype.is_power_of_two or self.float_power)
+
+    @property
+    def float_power(self) -> bool:
+        """True where the only scale is a float32 that is a power of two, and so is its reciprocal."""
+        policy, dtype = self.policy, self.recipe.innermost.dtype
+        ruled = policy.scale != "exact" and policy.scale_min is not None and policy.scale_min >= 2.0**-126
+        return dtype == float32 and ruled and not self.static and self.element.has_nan
 
     def random(self) -> None:
         if self.policy.rounding == "stochastic":
@@ -328,7 +336,8 @@ class Writer:
             self.say(f"broken = {inner} == 255  # such a block is stored as zeros: its scale says that it is NaN")
         if not nan and not self.direct:
             self.say("x = tl.where(broken, 0.0, x)")
-        self.say(f"x = x * {reciprocal(self.library, nan)}({inner})")
+        upended = float_reciprocal(self.library) if self.float_power else reciprocal(self.library, nan)
+        self.say(f"x = x * {upended}({inner})")
         if self.direct:
             self.say(f"magnitude = tl.minimum(tl.abs(x), tl.where(broken, 0.0, {limit(element, 'saturate')!r}))")
             self._joined("magnitude")

@@ -23,7 +23,7 @@ class KernelText:
     parameters: pointers, sizes and strides, by name. symbols: sizes that it takes after its pointers. programs: how
     many programs there are, as a size. turned: results whose rows are neighbours, padded to fours. boxes: for a kernel
     in Gluon, what each pointer that is a descriptor moves at once; columns: operands that it reads best where rows are
-    neighbours.
+    neighbours. kept: for each result, the operand that it takes the place of, if it does.
     """
 
     source: str
@@ -37,6 +37,7 @@ class KernelText:
     turned: tuple[bool, ...] = ()
     boxes: tuple[tuple[int, int] | None, ...] = ()
     columns: tuple[int, ...] = ()
+    kept: tuple[int, ...] = ()
 
 
 def turned_results(kernel: KernelOp, capabilities: Capabilities) -> tuple[bool, ...]:

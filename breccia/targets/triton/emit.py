@@ -159,6 +159,10 @@ class _Host:
 
     def _allocate(self, op: KernelOp, text: KernelText) -> list[str]:
         """Write what makes the results of a kernel; their names."""
+        if text.kept:
+            for out, operand in zip(op.outs, text.kept, strict=True):
+                self.texts[out] = self.texts[op.args[operand]]
+            return [self.texts[out] for out in op.outs]
         place = self._place(op)
         outs: list[str] = []
         for out, fill, turned in zip(op.outs, text.fills, text.turned, strict=True):

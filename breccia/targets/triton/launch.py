@@ -130,9 +130,10 @@ class Kernel:
     of every strided pointer. pointers: what each pointer points to; a tensor of another dtype of that width will do.
     strided: the rank of each pointer's tensor, or 0 where it is contiguous, or -2 where it is from `columns`. target:
     the architecture that the text is made for. boxes: for a kernel in Gluon, what each pointer that is a descriptor
-    moves at once, and None for the others; such a kernel `walks` over `programs` tiles with as many programs as there
-    are multiprocessors, or has a program for each tile. columns: numbers of pointers whose rows should be neighbours,
-    and are copied so that they are. options: of Triton's compiler. `programs` programs run, on one axis; none for 0.
+    moves at once, and None for the others. walks: at most as many programs run as there are multiprocessors, times this
+    number, and go through the `programs` tiles; 0 for a program for each tile. columns: numbers of pointers whose rows
+    should be neighbours, and are copied so that they are. options: of Triton's compiler. `programs` programs run, on
+    one axis; none for 0.
 
     Invariants: `call` compiles for what it has not seen, and is a function without `self`, which is what a call costs
     least through; `compiled` counts what was compiled.
@@ -141,7 +142,7 @@ class Kernel:
     def __init__(
         self, fn: Any, *, pointers: tuple[str, ...], strided: tuple[int, ...], sizes: int, target: str,
         fp_fusion: bool = False, boxes: tuple[tuple[int, int] | None, ...] = (),
-        columns: tuple[int, ...] = (), walks: int = 1, **options: Any,
+        columns: tuple[int, ...] = (), walks: int = 0, **options: Any,
     ) -> None:  # fmt: skip
         unknown = [p for p in pointers if p not in _POINTERS]
         if unknown or len(strided) != len(pointers):
@@ -228,16 +229,17 @@ class Kernel:
             if kernel is None:
                 kernel = self.compiled[key] = specialized.compile()
             arguments = _arguments_of(kernel, boxed=bool(self.boxes))
-            return (*arguments, _stream_of(), _current_device(), *self._boxed(kernel, tensors, device), *strides)
+            most = (_multiprocessors(device) * self.walks,) if self.walks else ()
+            return (*arguments, _stream_of(), _current_device(), *self._boxed(kernel, tensors), *most, *strides)
 
-    def _boxed(self, kernel: Any, tensors: Sequence[Tensor], device: int) -> tuple[Any, ...]:
-        """(descriptors, most programs, whether tensors have to be copied), where the kernel takes descriptors."""
+    def _boxed(self, kernel: Any, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
+        """(descriptors, whether tensors have to be copied), where the kernel takes descriptors."""
         if not self.boxes:
             return ()
         rough = not all(_descriptors().fits(tensors[i]) for i in self.boxes)
         rough |= any(tensors[i].stride(0) != 1 < tensors[i].shape[0] for i in self.columns)
         maps = _descriptors().Maps(kernel, [(self.pointers[i], box) for i, box in self.boxes.items()])
-        return maps, _multiprocessors(device) if self.walks else 1 << 31, rough
+        return maps, rough
 
     def aligned(self, call: Callable[..., None], programs: int, *args: Any) -> None:
         """Launch on copies of those tensors that no descriptor can take."""
@@ -346,13 +348,18 @@ def _quick_call(kernel: Kernel) -> Callable[..., None]:
         arguments = f"packed, None, None, None, None, None, marks, layout, ({values}{strides.removeprefix(', ')})"
     else:
         arguments = f"None, None, packed, None, None, None, {values}{strides.removeprefix(', ')}"
-    rest, maps = (", maps, most, rough" if boxed else "") + strides, ""
+    rest = (", maps, rough" if boxed else "") + (", most" if kernel.walks else "") + strides
+    maps = ""
     if boxed:
-        maps = f"""
+        maps += f"""
     if rough:
-        return aligned(call, programs, {given})
+        return aligned(call, programs, {given})"""
+    if kernel.walks:
+        maps += """
     if programs > most:
-        programs = most
+        programs = most"""
+    if boxed:
+        maps += f"""
     d = maps.known.get(({"".join(f"p{i}, " for i in boxed)}))
     if d is None:
         d = maps.find(({"".join(f"p{i}, " for i in boxed)}), ({"".join(f"t{i}, " for i in boxed)}))"""

@@ -63,3 +63,33 @@ func.func @h(%w: !breccia.scaled<[96, 64], f32, #mxt, #c>, %u: !breccia.tensor<[
   %y = breccia.kernel "k" in (%v, %p) out (!breccia.tensor<[64, 96], f32>) body (%v, %p) { %d = dequantize %v %s = binary add %d, %p yield %s }
   func.return %y : !breccia.tensor<[64, 96], f32>
 }
+
+// -----
+
+#mx = #breccia.recipe<f8E4M3FN, f8E8M0FNU per [1, 32]>
+#row = #breccia.recipe<f8E4M3FN, f32 per [1, all]>
+#c = #breccia.layout<elements = row_major, scale0 = row_major>
+
+// A scaled constant is encoded anew once; what the kernel makes is passed on. An array may be written to: it is not.
+// CHECK-LABEL: func.func @encoded
+// CHECK-SAME: (%w: {{.*}}, %u: {{.*}}, %w_folded: !breccia.scaled<[64, 96], f32, #{{[a-z0-9]*}}, #{{[a-z0-9]*}}>)
+// CHECK-NOT: "rowwise_0"
+// CHECK: breccia.kernel "rowwise_1"
+// CHECK: func.func @prepare(%w: {{.*}}, %u: {{.*}}) -> (
+// CHECK: %w_folded = breccia.kernel "rowwise_0"
+// CHECK: func.return %w, %u, %w_folded
+func.func @encoded(%w: !breccia.scaled<[64, 96], f32, #mx, #c>, %u: !breccia.tensor<[64, 96], f32>) -> (!breccia.scaled<[64, 96], f32, #row, #c>, !breccia.scaled<[64, 96], f32, #row, #c>)
+    attributes {breccia.constants = #breccia.ints[0, 1]} {
+  %w_folded = breccia.kernel "rowwise_0" in (%w) out (!breccia.scaled<[64, 96], f32, #row, #c>) body (%w) {
+    %d = dequantize %w
+    %q = quantize %d policy #breccia.policy<> to #row
+    %r = convert_layout %q to #c
+    yield %r
+  }
+  %e = breccia.kernel "rowwise_1" in (%u) out (!breccia.scaled<[64, 96], f32, #row, #c>) body (%u) {
+    %q = quantize %u policy #breccia.policy<> to #row
+    %r = convert_layout %q to #c
+    yield %r
+  }
+  func.return %w_folded, %e : !breccia.scaled<[64, 96], f32, #row, #c>, !breccia.scaled<[64, 96], f32, #row, #c>
+}

@@ -317,6 +317,8 @@ def odd_recipes() -> list[Recipe]:
         Recipe(e2m1, (Level(f32, (8, None)), Level(f16, (4, 64)))),
         Recipe(e2m1, (Level(f32, (16, 128)), Level(e8m0, row)), policy=Policy(scale="even")),
         Recipe(e4m3, (Level(e8m0), Level(f32, row)), policy=Policy(scale="ceil")),
+        Recipe(e4m3, (Level(f32, row),), policy=Policy(scale="ceil", scale_min=2.0**-126)),
+        Recipe(e4m3, (Level(f32, (None, 128)),), policy=Policy(scale="even", scale_min=2.0**-120)),
         Recipe(formats.uint4, (Level(f16, row),), offset=Offset(f16)),
         Recipe(formats.uint8, (Level(f32, row),), offset=Offset(f32)),
         Recipe(formats.uint4, (Level(f32), Level(e4m3, row)), offset=Offset(bf16)),
@@ -333,7 +335,7 @@ def odd_recipes() -> list[Recipe]:
     ]
 
 
-@pytest.mark.parametrize("number", range(17))
+@pytest.mark.parametrize("number", range(len(odd_recipes())))
 def test_recipes_without_a_name(number: int) -> None:
     recipe = odd_recipes()[number]
     shape = (128, 128) if recipe.name.startswith("uint4_g128") else (32, 256)
