@@ -22,11 +22,14 @@ from breccia.frontend import cache, fingerprint, keys
 from breccia.frontend.choice import DEFAULT, check_gradients, default_target, found_target
 from breccia.frontend.guards import Guards
 from breccia.frontend.program import Program
+from breccia.frontend.tables import tables_of, untunable
 from breccia.target import Target, built_in
 
 if TYPE_CHECKING:
     from breccia.frontend.lower import Lowered
 
+DEFAULT_SECONDS = 60.0
+"""How long `tune=True` searches for each new kind of call."""
 _MOST_PLANS = 32
 """How many plans of one kind of call (for different static sizes) are kept on disk."""
 
@@ -61,10 +64,12 @@ class CompiledFunction:
         strict: bool = False,
         dynamic: bool = True,
         name: str | None = None,
+        tune: bool | float = False,
         identity: str | None = None,
     ) -> None:
         if not callable(fn):
             raise TraceError(f"breccia.compile takes a function, not {type(fn).__name__}")
+        self._seconds = _seconds_of(tune)
         self._fn, self._strict, self._dynamic, self._name = fn, strict, dynamic, name or ""
         self._target_name = target
         if target is not None:
@@ -86,7 +91,10 @@ class CompiledFunction:
     @property
     def options(self) -> str:
         """What `breccia.compile` was told, as text."""
-        return f"{self._target_name or 'default'} strict={self._strict} dynamic={self._dynamic} name={self._name!r}"
+        tuned = " tuned" if self._seconds else ""
+        return (
+            f"{self._target_name or 'default'} strict={self._strict} dynamic={self._dynamic} name={self._name!r}{tuned}"
+        )
 
     def __repr__(self) -> str:
         place = self._target_name or "where its arguments lie"
@@ -107,8 +115,9 @@ class CompiledFunction:
     def _bind(self, owner: Any) -> CompiledFunction:
         method = self._fn.__get__(owner)
         return CompiledFunction(
-            method, target=self._target_name, strict=self._strict, dynamic=self._dynamic, name=self._name
-        )
+            method, target=self._target_name, strict=self._strict, dynamic=self._dynamic, name=self._name,
+            tune=self._seconds,
+        )  # fmt: skip
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if compiling():
@@ -176,12 +185,14 @@ class CompiledFunction:
         check_gradients(target, leaves)
         usable = cache.folder() is not None and not os.environ.get("BRECCIA_DUMP")
         origin = self._origin() if usable else None
-        name = self._plan_name(origin, target, args, kwargs) if origin is not None else None
+        name = self._plan_name(origin, target, leaves, args, kwargs) if origin is not None else None
         if origin is not None and name is not None:
             stored = _stored_program(name, target, leaves, origin)
             if stored is not None:
                 return stored
         lowered, program = self._made(target, args, kwargs)
+        if origin is not None and self._seconds:  # what was found is part of the name
+            name = self._plan_name(origin, target, leaves, args, kwargs)
         if self._identity is None:  # an eager call has fixed sizes anyway
             for text in lowered.pinned_numbers():
                 _warn_once(f"{getattr(self._fn, '__qualname__', self._fn)}: {text}")
@@ -197,6 +208,7 @@ class CompiledFunction:
         while True:
             lowered = self._lowered(args, kwargs, pinned, target=target)
             try:
+                lowered = self._tuned(lowered) if self._seconds else lowered
                 return lowered, lowered.program()
             except UnsupportedError as error:
                 if isinstance(error, UnknownSizeError) and not pinned:
@@ -210,18 +222,46 @@ class CompiledFunction:
             _warn_once(f"{getattr(self._fn, '__qualname__', self._fn)}: {why}")
             return lowered, program
 
+    def _tuned(self, lowered: Lowered) -> Lowered:
+        """The function with the schedules that a search found, or that tables have. Where nothing can be measured, it
+        stays as it is, which is said once.
+        """
+        from breccia.frontend.tuning import LineWatcher, tune
+
+        lowered.source()  # raises for what the target cannot do at all
+        why = untunable(lowered.target, lowered.leaves)
+        why = why or tune(lowered, seconds=self._seconds, watcher=LineWatcher()).failed
+        if why and self._strict:
+            raise UnsupportedError(f"strict=True and tune={self._seconds:g}, and nothing is tuned, since {why}")
+        if why:
+            _warn_once(f"{getattr(self._fn, '__qualname__', self._fn)}: nothing is tuned, since {why}")
+        return lowered.retargeted()
+
     def _origin(self) -> Origin | None:
         if self._identity is not None:
             return Origin(self._fn, self._identity, {})
         made = fingerprint.fingerprint(self._fn)
         return None if made is None else Origin(self._fn, made.digest(), made.paths)
 
-    def _plan_name(self, origin: Origin, target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+    def _plan_name(
+        self, origin: Origin, target: Target, leaves: Sequence[Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> str | None:
         signature = fingerprint.signature(args, kwargs, self._dynamic)
         if signature is None:
             return None
         rows = "" if target.name in built_in() else repr(target.capabilities)  # built-in rows are in the build id
-        return cache.key_of("plan", origin.digest, signature, self.options, target.full_name, target.version, rows)
+        tables = tables_of(target, leaves).digest
+        parts = signature, self.options, target.full_name, target.version, rows, *([tables] if tables else [])
+        return cache.key_of("plan", origin.digest, *parts)
+
+
+def _seconds_of(tune: bool | float) -> float:
+    """How long to search: 0 for not at all; raises TraceError for what is neither a truth value nor a time."""
+    if isinstance(tune, bool):
+        return DEFAULT_SECONDS if tune else 0.0
+    if not isinstance(tune, int | float) or not 0 <= tune < float("inf"):
+        raise TraceError(f"tune={tune!r}; allowed: True, False, or the seconds that a search may take, such as 30.0")
+    return float(tune)
 
 
 def _takes_target(fn: Callable[..., Any]) -> bool:
@@ -279,11 +319,12 @@ def compile(
     strict: bool = False,
     dynamic: bool = True,
     name: str | None = None,
+    tune: bool | float = False,
 ) -> Callable[[Callable[..., Any]], CompiledFunction]: ...
 @overload
 def compile(
     fn: Callable[..., Any], /, *, target: str | None = None, strict: bool = False, dynamic: bool = True,
-    name: str | None = None,
+    name: str | None = None, tune: bool | float = False,
 ) -> CompiledFunction: ...  # fmt: skip
 
 
@@ -295,6 +336,7 @@ def compile(
     strict: bool = False,
     dynamic: bool = True,
     name: str | None = None,
+    tune: bool | float = False,
 ) -> Any:
     """Compile a function over arrays and `ScaledTensor`s; a decorator, with or without arguments.
 
@@ -304,7 +346,8 @@ def compile(
     nothing is differentiated, and array functions elsewhere. strict: raise where a slower way would be taken. dynamic:
     leave the leading size of plain arrays of two axes or more unknown, so that the same code serves every batch size;
     where the function needs such a size as a number, that size becomes part of the code. name: of the function in IR
-    and source.
+    and source. tune: search for the quickest schedules of kernels that no table knows, on the first call of each kind,
+    for so many seconds (True: 60), and keep them in the user's table for this device; see `docs/tuning.md`.
 
     Arrays that the function closes over become constant arguments. Raises TraceError, naming the line, for Python that
     cannot be traced.
@@ -316,7 +359,7 @@ def compile(
     >>> double(np.ones((2, 2), np.float32)).tolist()
     [[2.0, 2.0], [2.0, 2.0]]
     """
-    options: dict[str, Any] = {"target": target, "strict": strict, "dynamic": dynamic, "name": name}
+    options: dict[str, Any] = {"target": target, "strict": strict, "dynamic": dynamic, "name": name, "tune": tune}
     if fn is None:
         return lambda inner: CompiledFunction(inner, **options)
     return CompiledFunction(fn, **options)

@@ -1,0 +1,23 @@
+"""A device that is not there: tensors of the host count as its own."""
+
+from __future__ import annotations
+
+import pytest
+
+import breccia.arrays.torch as arrays
+from breccia.frontend import tables
+from breccia.targets.triton import timing
+
+DEVICE = "Fake GPU 80GB"
+FAMILY = timing.triton_family()
+SECTION = f"triton:sm_90, triton {FAMILY}, space 1"
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
+    """From now on, tensors lie on a GPU of that architecture; on none where it is empty."""
+    monkeypatch.setattr(arrays, "architecture", lambda _: architecture)
+    monkeypatch.setattr(timing, "device_name", lambda _: DEVICE if architecture else "")
+    from breccia.frontend import keys
+
+    monkeypatch.setattr(keys, "_PLACES", {})  # which keeps the function it found
+    tables.read.cache_clear()
