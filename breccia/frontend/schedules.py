@@ -110,7 +110,8 @@ class TunedSchedule(Schedule):
             said = f"{DEFAULT}; {found.origin} has {_shown(entry.schedule)}, which is not legal: {reason}"
         else:
             kernel.properties["schedule"] = ScheduleAttr(tuple(entry.schedule.items()))
-            said = f"by {found.origin}: {entry.gain:.2f} x the default when it was measured, {entry.date}"
+            measured = f": {entry.gain:.2f} x the default when it was measured, {entry.date}" if entry.date else ""
+            said = f"by {found.origin}{measured}"
         kernel.attributes[CHOSEN] = StringAttr(said)
 
 

@@ -54,6 +54,7 @@ class Entry:
     default_us: float
     tuned_us: float
     date: str
+    """Of the measurement; empty for a schedule that was given without one."""
 
     @property
     def gain(self) -> float:

@@ -10,12 +10,12 @@ default's own result is held against array functions before.
 
 from __future__ import annotations
 
-from breccia.frontend.tuning.run import Report, processes, tune
+from breccia.frontend.tuning.run import Report, processes, scheduled, spaces, tune
 from breccia.frontend.tuning.search import Bench, Job, Measured, Outcome, SearchError, Space, Watcher, search
 from breccia.frontend.tuning.watch import LineWatcher
 from breccia.frontend.tuning.workers import ProcessBench
 
 __all__ = [
     "Bench", "Job", "LineWatcher", "Measured", "Outcome", "ProcessBench", "Report", "SearchError", "Space", "Watcher",
-    "processes", "search", "tune",
+    "processes", "scheduled", "search", "spaces", "tune",
 ]  # fmt: skip

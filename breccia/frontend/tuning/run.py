@@ -85,7 +85,7 @@ def tune(
         add(kept, device, section_of(target), {outcome.space.key: _entry(outcome)})
 
     def source(schedules: Mapping[str, Entries]) -> str:
-        return lowered.retargeted(tables=_with(tables, spaces, schedules)).emitted()
+        return scheduled(lowered, _unusual(spaces, schedules), tables).emitted()
 
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="breccia-tune-")))
@@ -99,6 +99,39 @@ def tune(
         except SearchError as error:
             return Report(known=known, failed=str(error))
     return Report(tuple(outcomes), known, late=len(spaces) - len(outcomes))
+
+
+def spaces(lowered: Lowered) -> list[Space]:
+    """The kernels of a function for which there are several schedules, and these; needs no device.
+
+    Raises UnsupportedError where the target has no space of schedules.
+
+    >>> import numpy as np
+    >>> import breccia
+    >>> low = breccia.compile(lambda x: x + x).lower(np.ones((8, 64), np.float32), target="triton:sm_90")
+    >>> (kernel,) = spaces(low)
+    >>> kernel.candidates[0]
+    {'block_m': 64, 'num_warps': 2}
+    """
+    if lowered.target.tuning is None:
+        raise UnsupportedError(f"kernels of {lowered.target.full_name} have no schedules to choose among")
+    return spaces_of(lowered, NONE)[0]
+
+
+def scheduled(lowered: Lowered, schedules: Mapping[str, Entries], tables: Tables = NONE) -> Lowered:
+    """A lowered function in which some kernels have these schedules, by their keys; the others those of `tables`.
+
+    `explain()` says so where one is not legal, and the kernel has its default then.
+
+    >>> import numpy as np
+    >>> import breccia
+    >>> low = breccia.compile(lambda x: x + x).lower(np.ones((8, 64), np.float32), target="triton:sm_90")
+    >>> (kernel,) = spaces(low)
+    >>> "num_warps = 8" in scheduled(low, {kernel.key: {"block_m": 64, "num_warps": 8}}).ir("schedule")
+    True
+    """
+    given = {key: Entry(entries, "", 1.0, 1.0, "") for key, entries in schedules.items()}
+    return lowered.retargeted(tables=tables.extended("the schedule given", given))
 
 
 def spaces_of(lowered: Lowered, tables: Tables) -> tuple[list[Space], tuple[Entry, ...]]:
@@ -128,11 +161,10 @@ def spaces_of(lowered: Lowered, tables: Tables) -> tuple[list[Space], tuple[Entr
     return [found[key] for key in order], tuple(known.values())
 
 
-def _with(tables: Tables, spaces: Sequence[Space], schedules: Mapping[str, Entries]) -> Tables:
-    """Tables that also have these schedules; a default one is left to the cost model."""
+def _unusual(spaces: Sequence[Space], schedules: Mapping[str, Entries]) -> dict[str, Entries]:
+    """The schedules that are not defaults, which are left to the cost model."""
     defaults = {space.key: space.candidates[0] for space in spaces}
-    trial = {key: Entry(e, "", 1.0, 1.0, "") for key, e in schedules.items() if e != defaults[key]}
-    return tables.extended("this search", trial)
+    return {key: entries for key, entries in schedules.items() if entries != defaults[key]}
 
 
 def _entry(outcome: Outcome) -> Entry:
