@@ -81,7 +81,10 @@ def tune(
     if not spaces:
         return Report(known=known)
 
+    outcomes: list[Outcome] = []
+
     def keep(outcome: Outcome) -> None:
+        outcomes.append(outcome)
         add(kept, device, section_of(target), {outcome.space.key: _entry(outcome)})
 
     def source(schedules: Mapping[str, Entries]) -> str:
@@ -95,9 +98,9 @@ def tune(
                 bench: Bench = ProcessBench(stack.enter_context(processes(target)), job)
             else:
                 bench = make_bench(job)
-            outcomes = search(spaces, source, bench, seconds=seconds, found=keep, watcher=watcher)
+            search(spaces, source, bench, seconds=seconds, found=keep, watcher=watcher)
         except SearchError as error:
-            return Report(known=known, failed=str(error))
+            return Report(tuple(outcomes), known, failed=str(error))
     return Report(tuple(outcomes), known, late=len(spaces) - len(outcomes))
 
 

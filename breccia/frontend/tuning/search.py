@@ -114,19 +114,21 @@ def search(
 ) -> list[Outcome]:  # fmt: skip
     """Find the quickest schedule of each kernel in turn, the ones before it having theirs already.
 
-    seconds: for all kernels; each gets its share of what is left. found: is told each outcome as soon as it is known,
-    also when the search is interrupted. Raises SearchError where the default cannot be measured.
+    seconds: for all kernels, from when the first default has been measured, so that starting takes nothing of it; each
+    gets its share of what is left. found: is told each outcome as soon as it is known, also when the search is
+    interrupted. Raises SearchError where a default cannot be measured.
     """
-    deadline = clock() + seconds
+    deadline = math.inf
     chosen: dict[str, Entries] = {}
     outcomes: list[Outcome] = []
     for number, space in enumerate(spaces):
-        left = deadline - clock()
-        if left <= 0 and outcomes:
+        if clock() >= deadline:
             break
         one = _Search(space, lambda entries, at=space.key: source({**chosen, at: entries}), bench, watcher, clock)
         try:
-            one.run(clock() + left / (len(spaces) - number))
+            one.begin()
+            deadline = min(deadline, clock() + seconds)
+            one.run(clock() + (deadline - clock()) / (len(spaces) - number))
         except KeyboardInterrupt:
             if one.base:
                 found(one.outcome())
@@ -155,10 +157,19 @@ class _Search:
         self.dropped: list[tuple[Entries, str]] = []
         self.late = self.complete = False
 
-    def run(self, deadline: float) -> None:
+    def begin(self) -> None:
+        """Measure the default; raises SearchError where that cannot be."""
         if self.watcher is not None:
             self.watcher.begin(self.space)
-        self._measure_default()
+        default = self.space.candidates[0]
+        code = self.source(default)
+        failed = self.bench.build(code) or self._measure(default, code)
+        if failed:
+            raise SearchError(f"{self.space.kernel}: its default schedule cannot be measured: {failed}")
+        self.base = code
+
+    def run(self, deadline: float) -> None:
+        """Try the others."""
         for entries, code, failed in self._built(deadline):
             if failed:
                 self.dropped.append((entries, failed))
@@ -183,14 +194,6 @@ class _Search:
             self.space, self.entries[best], usual, took, len(self.times) + len(self.dropped), tuple(self.dropped),
             self.complete,
         )  # fmt: skip
-
-    def _measure_default(self) -> None:
-        default = self.space.candidates[0]
-        code = self.source(default)
-        failed = self.bench.build(code) or self._measure(default, code)
-        if failed:
-            raise SearchError(f"{self.space.kernel}: its default schedule cannot be measured: {failed}")
-        self.base = code
 
     def _measure(self, entries: Entries, code: str, runs: int = RUNS) -> str:
         """Time a candidate; why it may not be used, or an empty text."""

@@ -271,3 +271,21 @@ def test_out_of_tree_targets_go_on_without_a_space() -> None:
 
     assert replace(find("numpy")).tuning is None
     assert Target("mine", "1", list).tuning is None
+
+
+# --- real processes ---
+
+
+@pytest.mark.usefixtures("device")
+def test_processes_build_and_measure_on_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole of it: compiled for a GPU that is not there, run by Triton's interpreter, and timed by the clock."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
+    monkeypatch.setattr(run, "MOST_WORKERS", 1)
+    report = tune(lowered(double, x()), seconds=3.0)
+    assert report.failed == ""
+    (outcome,) = report.outcomes
+    assert outcome.dropped == ()
+    assert outcome.tried > 2
+    assert outcome.default_us > outcome.tuned_us / 2 > 0
+    assert list((tmp_path / "triton").rglob("*.cubin"))
+    assert "by your table" in lowered(double, x()).explain()
