@@ -110,12 +110,17 @@ def write(name: str, value: Any) -> None:
         _warn_once(str(home), f"{type(error).__name__}: {error.strerror or error}")
 
 
-def replace_file(file: Path, contents: bytes) -> None:
-    """Write a file so that no reader sees a half: into a temporary one beside it, which is renamed. Raises OSError."""
+def replace_file(file: Path, contents: bytes, *, readable: bool = False) -> None:
+    """Write a file so that no reader sees a half: into a temporary one beside it, which is renamed. Raises OSError.
+
+    readable: by other users too; nobody else may write it.
+    """
     handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".new-")
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(contents)
+        if readable:
+            Path(temporary).chmod(0o644)
         Path(temporary).replace(file)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -39,8 +39,8 @@ class FallbackWarning(UserWarning):
 
 
 @functools.cache
-def _warn_once(text: str) -> None:
-    warnings.warn(text, FallbackWarning, stacklevel=5)  # _found, _miss, __call__, and the caller
+def _warn_once(text: str, level: int = 5) -> None:
+    warnings.warn(text, FallbackWarning, stacklevel=level)  # by default _found, _miss, __call__, and the caller
 
 
 _COMPILED = "breccia.compiled"
@@ -234,7 +234,7 @@ class CompiledFunction:
         if why and self._strict:
             raise UnsupportedError(f"strict=True and tune={self._seconds:g}, and nothing is tuned, since {why}")
         if why:
-            _warn_once(f"{getattr(self._fn, '__qualname__', self._fn)}: nothing is tuned, since {why}")
+            _warn_once(f"{getattr(self._fn, '__qualname__', self._fn)}: nothing is tuned, since {why}", level=7)
         return lowered.retargeted()
 
     def _origin(self) -> Origin | None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 import warnings
 from collections.abc import Generator, Mapping, Sequence
@@ -217,28 +218,32 @@ def add(file: Path, device: str, section: str, entries: Section) -> Table:
     A file that cannot be used is kept beside the new one, as `<name>.damaged`. Raises OSError.
     """
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _locked(file.with_suffix(".lock")):
+    with _locked(file.parent):
         read.cache_clear()
         known = read(file, device)
         if known is None and file.exists():
             file.replace(file.with_suffix(".json.damaged"))
         table = (known or Table(device)).merged(section, entries)
-        code_cache.replace_file(file, show(table).encode())
+        code_cache.replace_file(file, show(table).encode(), readable=True)
     read.cache_clear()
     return table
 
 
 @contextlib.contextmanager
-def _locked(file: Path) -> Generator[None]:
-    """Hold a lock between processes, where the system has such: without it, the last one to write wins."""
+def _locked(folder: Path) -> Generator[None]:
+    """Hold a lock on a folder against other processes, where the system has such: else the last one to write wins."""
     try:
         import fcntl
     except ImportError:
         yield
         return
-    with file.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some file systems lock no folders
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(handle)
 
 
 # -- text --------------------------------------------------------------------------------------------------------------
@@ -266,7 +271,7 @@ def parse(text: str) -> Table:
     """The table that text holds; raises FormatError saying what is wrong."""
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"it is no JSON: {error}") from None
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         given = data.get("format") if isinstance(data, dict) else type(data).__name__

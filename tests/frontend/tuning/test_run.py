@@ -239,8 +239,11 @@ def test_code_of_before_is_not_found_after_tuning(benches: Benches) -> None:
 
 def test_where_nothing_can_be_measured_it_is_said(benches: Benches) -> None:
     frontend._warn_once.cache_clear()
-    with pytest.warns(FallbackWarning, match="double: nothing is tuned, since schedules are measured on the device"):
+    with pytest.warns(
+        FallbackWarning, match="double: nothing is tuned, since schedules are measured on the device"
+    ) as said:
         compiled(tune=True)(x())
+    assert said[0].filename == __file__
     with pytest.raises(UnsupportedError, match="strict=True and tune=60"):
         compiled(tune=True, strict=True)(x())
     with pytest.warns(FallbackWarning, match="kernels of numpy have no schedules"):

@@ -18,6 +18,7 @@ from breccia.passes import default_pipeline, pipeline_names
 from breccia.passes.schedule import Schedule
 from breccia.target import find
 from breccia.targets.triton.space import candidates, refusal
+from breccia.testing.validate import validate_pipeline
 from tests.targets.numpy.programs import SOFTMAX, normalized
 from tests.targets.triton.programs import FP8_BLOCKS, gemm, grouped
 
@@ -102,6 +103,27 @@ def test_what_is_tried_can_be_emitted_and_differs(name: str) -> None:
             kernels(trial)[number].properties["schedule"] = ScheduleAttr(tuple(entries.items()))
             texts.add(target.emit(rest_of(trial, capabilities)))
         assert len(texts) == len(some)
+
+
+SMALL = {
+    "groups": (gemm(*FP8_BLOCKS, typical=4096, k=256, n=384), "sm_90"),
+    "turns": (gemm(*FP8_BLOCKS, typical=64, k=256, n=160, bias=True), "sm_90"),
+    "plain": (gemm("mxfp8_e4m3", k=160, n=96), "sm_89"),
+    "grouped": (grouped(k=256, n=128), "sm_90"),
+    "a cast": (normalized(), "sm_90"),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_passes_keep_their_contracts_whatever_the_schedule(name: str) -> None:
+    """Translation validation of all that reads a schedule."""
+    module, capabilities = exploded(*SMALL[name])
+    found = candidates(kernels(module)[0], capabilities)
+    after = pipeline_names(capabilities).index("schedule")
+    for entries in found[1 :: max(1, len(found) // 3)]:
+        trial = module.clone()
+        kernels(trial)[0].properties["schedule"] = ScheduleAttr(tuple(entries.items()))
+        validate_pipeline(trial, default_pipeline(capabilities)[after:], sizes=[{"M": 70}], kinds=("normal",))
 
 
 @pytest.mark.parametrize(
