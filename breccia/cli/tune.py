@@ -18,6 +18,7 @@ from breccia.cli._tune_inputs import Case, cases, on_device
 from breccia.errors import BrecciaError, UnsupportedError
 from breccia.frontend.compile import CompiledFunction
 from breccia.frontend.lower import Lowered
+from breccia.frontend.tables import device_name, user_file
 from breccia.frontend.tuning import Bench, Job, Outcome, ProcessBench, Report, Space, processes, tune
 from breccia.target import Entries, Target, find
 
@@ -63,6 +64,8 @@ class Result:
     rows: list[Row] = field(default_factory=list[Row])
     failed: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     interrupted: bool = False
+    table: Path | None = None
+    """Where what is found is kept, once something was searched."""
 
     @property
     def share(self) -> float:
@@ -151,6 +154,7 @@ def _one(
     bars = _Bars(progress, case.name)
     try:
         lowered = _lowered(case, target)
+        result.table = options.output or user_file(device_name(target, lowered.leaves))
         report = tune(
             lowered, seconds=options.seconds, file=options.output, again=options.again, watcher=bars,
             make_bench=make_bench,
@@ -207,6 +211,8 @@ def _print(result: Result, console: Console) -> None:
             f"{len(result.rows)} kernels; bar {BAR}, {verdict})",
             highlight=False,
         )
+    if result.rows and result.table is not None:
+        console.print(f"kept in {result.table}", markup=False, highlight=False, soft_wrap=True)
     for row in result.rows:
         for why, count in _counted(row.dropped).items():
             console.print(f"dropped in {row.case}: {count} schedules, {why}", highlight=False)

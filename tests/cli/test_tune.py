@@ -176,6 +176,7 @@ def test_a_files_function_is_tuned_for_its_calls(script: Path, monkeypatch: pyte
     (section,) = table.sections.values()
     assert len(section) == 2
     assert "double 0: " in text
+    assert f"kept in {out}\n" in text
     assert re.search(r"default schedules have 0\.\d{3}|default schedules have 1\.000", text)
     assert not (tmp_path / "cache" / "tuned").exists()
 

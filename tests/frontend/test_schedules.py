@@ -5,6 +5,7 @@ No GPU is needed: tensors of the host stand for those of a device whose name and
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 
 import pytest
 
+os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported
 torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
 
 import breccia  # noqa: E402
 from breccia import recipes  # noqa: E402

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-import breccia.arrays.torch as arrays
-from breccia.frontend import tables
-from breccia.targets.triton import timing
+os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported
+
+import breccia.arrays.torch as arrays  # noqa: E402
+from breccia.frontend import keys, tables  # noqa: E402
+from breccia.targets.triton import timing  # noqa: E402
 
 DEVICE = "Fake GPU 80GB"
 FAMILY = timing.triton_family()
@@ -17,7 +21,5 @@ def pretend(monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
     """From now on, tensors lie on a GPU of that architecture; on none where it is empty."""
     monkeypatch.setattr(arrays, "architecture", lambda _: architecture)
     monkeypatch.setattr(timing, "device_name", lambda _: DEVICE if architecture else "")
-    from breccia.frontend import keys
-
     monkeypatch.setattr(keys, "_PLACES", {})  # which keeps the function it found
     tables.read.cache_clear()
