@@ -8,9 +8,9 @@ import pytest
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported
 
-import breccia.arrays.torch as arrays  # noqa: E402
-from breccia.frontend import keys, tables  # noqa: E402
-from breccia.targets.triton import timing  # noqa: E402
+import breccia.arrays.torch as arrays
+from breccia.frontend import keys, tables
+from breccia.targets.triton import timing
 
 DEVICE = "Fake GPU 80GB"
 FAMILY = timing.triton_family()
