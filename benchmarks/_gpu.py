@@ -1,8 +1,8 @@
 """What the benchmarks of one GPU share: options, timing, checks that run before timing, and a table that goes on.
 
-Timing on CUDA, large: events around each call, 256 MB written before it (which empties the L2 cache) and a short
-spinning kernel, under which the host has time to launch; the median of 20. So it is time of the device: what the host
-takes is `benchmarks.dispatch`'s question. Small: a CUDA graph that goes through several sets of inputs.
+Timing on CUDA is that of `breccia.targets.triton.timing`, by which schedules are tuned: events around calls with an
+empty L2 cache, the median of 20; for small ones a CUDA graph that goes through several sets of inputs. So it is time of
+the device: what the host takes is `benchmarks.dispatch`'s question.
 On `--device cpu` everything runs on small shapes by the host's clock, to try the scripts themselves; nothing is kept.
 """
 
@@ -25,12 +25,10 @@ import torch
 import breccia
 from benchmarks import _machine
 from breccia.arrays import transfer
+from breccia.targets.triton import timing
 from breccia.tensor import ScaledTensor, flatten
 
 Call = Callable[[], Any]
-FLUSHED_BYTES = 256 << 20
-SPIN_CYCLES = 200_000
-ROTATED_BYTES = 200 << 20
 WIDTH = 60
 WORDS = ("check", "error")
 """Columns that hold words."""
@@ -100,49 +98,13 @@ def options(doc: str | None, arguments: Sequence[str] | None = None) -> Options 
 
 
 def microseconds(call: Call, given: Options) -> float:
-    """Median device time of a call; see the top of this file. The call has run before, so nothing is compiled here."""
-    if not given.cuda:
-        return _clocked(call, given.runs)
-    for _ in range(3):
-        call()
-    flushed = torch.empty(FLUSHED_BYTES, dtype=torch.uint8, device=given.device)
-    pairs = [tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)) for _ in range(given.runs)]
-    for start, end in pairs:
-        flushed.zero_()
-        torch.cuda._sleep(SPIN_CYCLES)
-        start.record()
-        call()
-        end.record()
-    torch.cuda.synchronize()
-    return 1e3 * statistics.median(start.elapsed_time(end) for start, end in pairs)
+    """Median device time of a call; see `breccia.targets.triton.timing`. The call has run before."""
+    return timing.microseconds(call, given.device, given.runs)
 
 
 def graph_microseconds(calls: Sequence[Call], given: Options, rounds: int = 2, replays: int = 7) -> float:
     """Device time of one call, from replays of a graph that goes `rounds` times through all `calls`."""
-    if not given.cuda:
-        return _clocked(lambda: [call() for call in calls], replays) / len(calls)
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for call in calls:
-            call()
-    torch.cuda.current_stream().wait_stream(side)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(rounds):
-            for call in calls:
-                call()
-    graph.replay()
-    times: list[float] = []
-    for _ in range(replays):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(start.elapsed_time(end))
-    return 1e3 * statistics.median(times) / (rounds * len(calls))
+    return timing.graph_microseconds(calls, given.device, rounds, replays)
 
 
 def host_microseconds(call: Call, given: Options, calls: int = 2000, repeats: int = 7) -> float:
@@ -166,19 +128,9 @@ def wait(given: Options) -> None:
         torch.cuda.synchronize()
 
 
-def _clocked(call: Call, runs: int) -> float:
-    times: list[float] = []
-    call()
-    for _ in range(runs):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return 1e6 * statistics.median(times)
-
-
 def rotations(nbytes: int, given: Options) -> int:
     """How many sets of inputs of this size the L2 cache cannot hold: 2 to 10."""
-    return max(2, min(10, -(-ROTATED_BYTES // max(1, nbytes)))) if given.cuda else 2
+    return timing.rotations(nbytes) if given.cuda else 2
 
 
 # -- right first -------------------------------------------------------------------------------------------------------

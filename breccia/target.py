@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from xdsl.dialects.builtin import ModuleOp
 
     from breccia.ir.capabilities import Capabilities
+    from breccia.ir.kernel import KernelOp
 
 ABI = 1
 """Version of what `Target` asks and promises; a target made for another one is refused."""
@@ -35,10 +37,38 @@ GROUP = "breccia.targets"
 Rows = Callable[[], "Sequence[Capabilities]"]
 Emit = Callable[["ModuleOp"], str]
 Launch = Callable[..., Callable[..., Any]]
+Entries = dict[str, int | str]
+"""A schedule: what `#breccia.schedule<..>` says, by name."""
 
 
 class PluginWarning(UserWarning):
     """A target from another package cannot be used; it is skipped, and the others work."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What a target lets be tuned, and how that is measured; see `breccia.frontend.tuning`.
+
+    Invariants: `candidates` gives the default first, and nothing that `refusal` has a reason against. Both take a
+    kernel that is not tiled yet. The hooks import what they need when called; `version` and `device` load no xDSL.
+    """
+
+    version: Callable[[], str]
+    """Of the compiler and of the space: entries of tables that were made under another one are not read."""
+    candidates: Callable[[KernelOp, Capabilities], Sequence[Entries]]
+    """Schedules worth trying, in the order in which the cost model expects them to be quick."""
+    refusal: Callable[[KernelOp, Capabilities, Entries], str]
+    """Why a schedule is not legal for a kernel; empty where it is."""
+    device: Callable[[Any], str]
+    """The name of the device that an array lies on, for which tables are kept."""
+    place: Callable[[], tuple[str, str]]
+    """(the device to measure on, as its library spells it; its architecture). Raises UnsupportedError without one."""
+    store: Callable[[Path, Sequence[Any]], None]
+    """Write arrays, as they lie, into a file that the worker reads."""
+    worker: str
+    """The module that builds and measures, as a process of its own; see `breccia.frontend.tuning.workers`."""
+    tables: Path
+    """The folder of the tables that come with the target: a file `<device>.json` each."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +97,8 @@ class Target:
     """False where its functions stop gradients, so that differentiated arrays have to be refused."""
     abi: int = ABI
     arch: str = ""
+    tuning: Tuning | None = None
+    """None where every kernel has its default schedule."""
 
     @property
     def full_name(self) -> str:

@@ -31,6 +31,8 @@ EDGES = (
     "targets/*/launch.py",
     "targets/triton/_descriptors.py",
     "targets/triton/hopper.py",
+    "targets/triton/timing.py",
+    "targets/triton/worker.py",
     "bridges/*.py",
     "integrations/**/*.py",
 )

@@ -59,3 +59,37 @@ def demo(
     except (FormatError, RecipeError, UnsupportedError) as error:
         typer.echo(f"breccia demo: {error}", err=True)
         raise typer.Exit(2) from None
+
+
+@app.command()
+def tune(
+    what: Annotated[str, typer.Argument(help="path.py:function, or the list `hopper` of FP8 products.")],
+    input: Annotated[
+        list[str] | None,
+        typer.Option(help="An argument, such as x=bf16[4096,7168]:float8_1x128.", metavar="NAME=DTYPE[SIZES]:RECIPE"),
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="How long to search for each call.", min=0.1)] = 60.0,
+    output: Annotated[
+        Path | None, typer.Option(help="The table to add to, instead of the user's for this GPU.", metavar="FILE")
+    ] = None,
+    again: Annotated[bool, typer.Option(help="Search for kernels that the table knows, too.")] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Calls whose name contains one of these.", metavar="PART")
+    ] = None,
+) -> None:
+    """Find the quickest schedules of kernels on this machine's GPU, and keep them for later runs."""
+    from rich.console import Console
+
+    from breccia.cli.tune import Options, run
+    from breccia.errors import BrecciaError
+
+    try:
+        result = run(Options(what, tuple(input or ()), seconds, output, again, tuple(only or ())), Console())
+    except BrecciaError as error:
+        typer.echo(f"breccia tune: {error}", err=True)
+        raise typer.Exit(2) from None
+    if result.interrupted:
+        typer.echo("breccia tune: interrupted; what was found so far is kept", err=True)
+        raise typer.Exit(130)
+    if result.failed:
+        raise typer.Exit(1)

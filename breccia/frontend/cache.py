@@ -5,6 +5,8 @@ Two kinds of entries, each one file named by a hash:
     code   source text, by the traced text, the capabilities and the versions
     plan   how to call it, by the Python function's fingerprint and the arguments' signature
 
+Tables of tuned schedules lie in a folder below, see `breccia.frontend.tables`; their schedules are part of both keys.
+
 The folder is BRECCIA_CACHE_DIR, or `breccia` in the user's cache folder; BRECCIA_CACHE=0 turns the cache off. An entry
 is one line with the SHA-256 of the rest, and JSON. It is written to a temporary file and renamed, so that no reader
 sees a half; what does not match its digest is compiled again. A folder that cannot be written is warned of once; one
@@ -82,7 +84,7 @@ def key_of(kind: str, *parts: str) -> str:
 
 def read(name: str) -> Any:
     """The entry called `name`; None where there is none that is whole."""
-    home = _checked()
+    home = checked_folder()
     if home is None:
         return None
     try:
@@ -96,30 +98,40 @@ def read(name: str) -> Any:
 
 def write(name: str, value: Any) -> None:
     """Store an entry; where that cannot be done, warn once and go on."""
-    home = _checked()
+    home = checked_folder()
     if home is None:
         return
     body = json.dumps(value).encode()
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         _prune_once(home)
-        handle, temporary = tempfile.mkstemp(dir=home, prefix=".new-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(_digest(name, body).encode() + b"\n" + body)
-            Path(temporary).replace(home / name)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(temporary).unlink()
-            raise
+        replace_file(home / name, _digest(name, body).encode() + b"\n" + body)
     except OSError as error:
         _warn_once(str(home), f"{type(error).__name__}: {error.strerror or error}")
+
+
+def replace_file(file: Path, contents: bytes, *, readable: bool = False) -> None:
+    """Write a file so that no reader sees a half: into a temporary one beside it, which is renamed. Raises OSError.
+
+    readable: by other users too; nobody else may write it.
+    """
+    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".new-")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(contents)
+        if readable:
+            Path(temporary).chmod(0o644)
+        Path(temporary).replace(file)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise
 
 
 @cache
 def _prune_once(home: Path) -> None:
     """Remove the oldest entries of a folder that has too many, down to half of what it may have."""
-    entries = [Path(entry.path) for entry in os.scandir(home)]
+    entries = [Path(entry.path) for entry in os.scandir(home) if entry.is_file()]
     if len(entries) <= MOST_ENTRIES:
         return
     with contextlib.suppress(FileNotFoundError):  # another process does the same
@@ -132,7 +144,7 @@ def _digest(name: str, body: bytes) -> str:
     return hashlib.sha256(name.encode() + b"\0" + body).hexdigest()
 
 
-def _checked() -> Path | None:
+def checked_folder() -> Path | None:
     """The folder in use, if it is there or can be made; raises CacheError where others can write to it."""
     home = folder()
     if home is None:

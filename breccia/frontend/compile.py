@@ -22,11 +22,14 @@ from breccia.frontend import cache, fingerprint, keys
 from breccia.frontend.choice import DEFAULT, check_gradients, default_target, found_target
 from breccia.frontend.guards import Guards
 from breccia.frontend.program import Program
+from breccia.frontend.tables import tables_of, untunable
 from breccia.target import Target, built_in
 
 if TYPE_CHECKING:
     from breccia.frontend.lower import Lowered
 
+DEFAULT_SECONDS = 60.0
+"""How long `tune=True` searches for each new kind of call."""
 _MOST_PLANS = 32
 """How many plans of one kind of call (for different static sizes) are kept on disk."""
 
@@ -36,8 +39,8 @@ class FallbackWarning(UserWarning):
 
 
 @functools.cache
-def _warn_once(text: str) -> None:
-    warnings.warn(text, FallbackWarning, stacklevel=5)  # _found, _miss, __call__, and the caller
+def _warn_once(text: str, level: int = 5) -> None:
+    warnings.warn(text, FallbackWarning, stacklevel=level)  # by default _found, _miss, __call__, and the caller
 
 
 _COMPILED = "breccia.compiled"
@@ -62,10 +65,12 @@ class CompiledFunction:
         dynamic: bool = True,
         name: str | None = None,
         accuracy: str = "exact",
+        tune: bool | float = False,
         identity: str | None = None,
     ) -> None:
         if not callable(fn):
             raise TraceError(f"breccia.compile takes a function, not {type(fn).__name__}")
+        self._seconds = _seconds_of(tune)
         self._fn, self._strict, self._dynamic, self._name = fn, strict, dynamic, name or ""
         self._target_name, self._accuracy = target, accuracy
         if accuracy not in ("exact", "bounded"):
@@ -90,7 +95,7 @@ class CompiledFunction:
     def options(self) -> str:
         """What `breccia.compile` was told, as text."""
         said = f"strict={self._strict} dynamic={self._dynamic} name={self._name!r} accuracy={self._accuracy}"
-        return f"{self._target_name or 'default'} {said}"
+        return f"{self._target_name or 'default'} {said}" + (" tuned" if self._seconds else "")
 
     def __repr__(self) -> str:
         place = self._target_name or "where its arguments lie"
@@ -112,7 +117,7 @@ class CompiledFunction:
         method = self._fn.__get__(owner)
         return CompiledFunction(
             method, target=self._target_name, strict=self._strict, dynamic=self._dynamic, name=self._name,
-            accuracy=self._accuracy,
+            accuracy=self._accuracy, tune=self._seconds,
         )  # fmt: skip
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -183,12 +188,14 @@ class CompiledFunction:
         check_gradients(target, leaves)
         usable = cache.folder() is not None and not os.environ.get("BRECCIA_DUMP")
         origin = self._origin() if usable else None
-        name = self._plan_name(origin, target, args, kwargs) if origin is not None else None
+        name = self._plan_name(origin, target, leaves, args, kwargs) if origin is not None else None
         if origin is not None and name is not None:
             stored = _stored_program(name, target, leaves, origin)
             if stored is not None:
                 return stored
         lowered, program = self._made(target, args, kwargs)
+        if origin is not None and self._seconds:  # what was found is part of the name
+            name = self._plan_name(origin, target, leaves, args, kwargs)
         if self._identity is None:  # an eager call has fixed sizes anyway
             for text in lowered.pinned_numbers():
                 _warn_once(f"{getattr(self._fn, '__qualname__', self._fn)}: {text}")
@@ -204,6 +211,7 @@ class CompiledFunction:
         while True:
             lowered = self._lowered(args, kwargs, pinned, target=target)
             try:
+                lowered = self._tuned(lowered) if self._seconds else lowered
                 return lowered, lowered.program()
             except UnsupportedError as error:
                 if isinstance(error, UnknownSizeError) and not pinned:
@@ -217,18 +225,46 @@ class CompiledFunction:
             _warn_once(f"{getattr(self._fn, '__qualname__', self._fn)}: {why}")
             return lowered, program
 
+    def _tuned(self, lowered: Lowered) -> Lowered:
+        """The function with the schedules that a search found, or that tables have. Where nothing can be measured, it
+        stays as it is, which is said once.
+        """
+        from breccia.frontend.tuning import LineWatcher, tune
+
+        lowered.source()  # raises for what the target cannot do at all
+        why = untunable(lowered.target, lowered.leaves)
+        why = why or tune(lowered, seconds=self._seconds, watcher=LineWatcher()).failed
+        if why and self._strict:
+            raise UnsupportedError(f"strict=True and tune={self._seconds:g}, and nothing is tuned, since {why}")
+        if why:
+            _warn_once(f"{getattr(self._fn, '__qualname__', self._fn)}: nothing is tuned, since {why}", level=7)
+        return lowered.retargeted()
+
     def _origin(self) -> Origin | None:
         if self._identity is not None:
             return Origin(self._fn, self._identity, {})
         made = fingerprint.fingerprint(self._fn)
         return None if made is None else Origin(self._fn, made.digest(), made.paths)
 
-    def _plan_name(self, origin: Origin, target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+    def _plan_name(
+        self, origin: Origin, target: Target, leaves: Sequence[Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> str | None:
         signature = fingerprint.signature(args, kwargs, self._dynamic)
         if signature is None:
             return None
         rows = "" if target.name in built_in() else repr(target.capabilities)  # built-in rows are in the build id
-        return cache.key_of("plan", origin.digest, signature, self.options, target.full_name, target.version, rows)
+        tables = tables_of(target, leaves).digest
+        parts = signature, self.options, target.full_name, target.version, rows, *([tables] if tables else [])
+        return cache.key_of("plan", origin.digest, *parts)
+
+
+def _seconds_of(tune: bool | float) -> float:
+    """How long to search: 0 for not at all; raises TraceError for what is neither a truth value nor a time."""
+    if isinstance(tune, bool):
+        return DEFAULT_SECONDS if tune else 0.0
+    if not isinstance(tune, int | float) or not 0 <= tune < float("inf"):
+        raise TraceError(f"tune={tune!r}; allowed: True, False, or the seconds that a search may take, such as 30.0")
+    return float(tune)
 
 
 def _takes_target(fn: Callable[..., Any]) -> bool:
@@ -287,11 +323,12 @@ def compile(
     dynamic: bool = True,
     name: str | None = None,
     accuracy: str = "exact",
+    tune: bool | float = False,
 ) -> Callable[[Callable[..., Any]], CompiledFunction]: ...
 @overload
 def compile(
     fn: Callable[..., Any], /, *, target: str | None = None, strict: bool = False, dynamic: bool = True,
-    name: str | None = None, accuracy: str = "exact",
+    name: str | None = None, accuracy: str = "exact", tune: bool | float = False,
 ) -> CompiledFunction: ...  # fmt: skip
 
 
@@ -304,6 +341,7 @@ def compile(
     dynamic: bool = True,
     name: str | None = None,
     accuracy: str = "exact",
+    tune: bool | float = False,
 ) -> Any:
     """Compile a function over arrays and `ScaledTensor`s; a decorator, with or without arguments.
 
@@ -315,7 +353,9 @@ def compile(
     where the function needs such a size as a number, that size becomes part of the code. name: of the function in IR
     and source. accuracy: "bounded" lets products of MXFP8 fold exponents into elements where FP8 is multiplied quickly,
     which changes a value by at most 2**-9.8 of the largest of its block of 32; rows and columns that would lose more
-    are computed exactly, and `explain()` says where it was done.
+    are computed exactly, and `explain()` says where it was done. tune: search for the quickest
+    schedules of kernels that no table knows, on the first call of each kind, for so many seconds (True: 60), and keep
+    them in the user's table for this device; see `docs/tuning.md`.
 
     Arrays that the function closes over become constant arguments. Raises TraceError, naming the line, for Python that
     cannot be traced.
@@ -328,7 +368,7 @@ def compile(
     [[2.0, 2.0], [2.0, 2.0]]
     """
     options: dict[str, Any] = {
-        "target": target, "strict": strict, "dynamic": dynamic, "name": name, "accuracy": accuracy,
+        "target": target, "strict": strict, "dynamic": dynamic, "name": name, "accuracy": accuracy, "tune": tune,
     }  # fmt: skip
     if fn is None:
         return lambda inner: CompiledFunction(inner, **options)

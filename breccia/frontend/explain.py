@@ -9,6 +9,7 @@ from xdsl.dialects.builtin import ModuleOp, StringAttr
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Operation, SSAValue
 
+from breccia.frontend.schedules import chosen
 from breccia.ir import dims
 from breccia.ir.base import BrecciaOp, show_shape
 from breccia.ir.dims import Dim
@@ -36,12 +37,14 @@ class Facts:
     laid_out: ModuleOp
     scheduled: ModuleOp
     hints: Mapping[str, int]
+    tunable: bool = False
+    """True where the target has schedules to choose among."""
 
 
 def explain(facts: Facts) -> str:
     """The report, as text."""
     found = kernels(facts.laid_out)
-    schedules = {k.sym_name.data: k.schedule for k in kernels(facts.scheduled)}
+    scheduled = {k.sym_name.data: k for k in kernels(facts.scheduled)}
     where = facts.target if facts.library == "numpy" else f"{facts.target} on arrays of {facts.library}"
     lines = [f"{facts.name} for {where}: {_count(len(found), 'kernel')}", *_signature(facts)]
     lines += [f"  note: {note}" for note in facts.notes]
@@ -49,8 +52,7 @@ def explain(facts: Facts) -> str:
     if not facts.fallbacks:
         lines.append("  no fallback was taken")
     for kernel in found:
-        schedule = schedules.get(kernel.sym_name.data)
-        lines += ["", *_kernel(kernel, facts.hints, "" if schedule is None else str(schedule))]
+        lines += ["", *_kernel(kernel, facts, scheduled.get(kernel.sym_name.data))]
     outside = [op for f in functions(facts.laid_out) for op in f.body.ops if isinstance(op, ConvertLayoutOp)]
     if outside:
         lines += ["", "layouts converted between kernels:", *(f"  {op.out.type} {_at(op)}" for op in outside)]
@@ -97,7 +99,8 @@ def _shape(value: SSAValue) -> Sequence[Dim]:
     return kind.shape if isinstance(kind, ScaledType | TensorType) else ()
 
 
-def _kernel(kernel: KernelOp, hints: Mapping[str, int], schedule: str) -> Iterator[str]:
+def _kernel(kernel: KernelOp, facts: Facts, scheduled: KernelOp | None) -> Iterator[str]:
+    schedule = "" if scheduled is None or scheduled.schedule is None else str(scheduled.schedule)
     ops = [op for op in kernel.body.ops if isinstance(op, BrecciaOp) and not isinstance(op, _SILENT)]
     yield f"{kernel.sym_name.data}{_lines_of(ops)}"
     yield f"  fuses     {' -> '.join(_short(op) for op in ops)}"
@@ -106,9 +109,11 @@ def _kernel(kernel: KernelOp, hints: Mapping[str, int], schedule: str) -> Iterat
             yield f"  {label:<9} {_named(value)}{_describe(value)}"
     if schedule:
         yield f"  schedule  {schedule.removeprefix('#breccia.schedule')}"
+    if scheduled is not None and schedule and facts.tunable:
+        yield f"  chosen    {chosen(scheduled)}"
     if "decode = apart" in schedule:
         yield "  before    operands are decoded, or turned, once: by kernels of their own, which are not counted here"
-    yield f"  moves     {_moved([*kernel.args, *kernel.outs], hints)}"
+    yield f"  moves     {_moved([*kernel.args, *kernel.outs], facts.hints)}"
     for op in ops:
         reason = op.attributes.get(REASON)
         if isinstance(reason, StringAttr):

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from breccia.arrays import foreign, namespace
+from breccia.frontend.keys import typical
 from breccia.recipes import Recipe
 from breccia.tensor import ScaledTensor
 
@@ -273,6 +274,10 @@ def _argument(made: Fingerprint, x: Any, dynamic: bool) -> None:
     elif name := foreign(x):
         shape = tuple(int(n) for n in x.shape)
         made.text(name, namespace(x).dtype_name(x), len(shape), shape[1:] if dynamic and len(shape) > 1 else shape)
+        if (
+            dynamic and len(shape) > 1 and namespace(x).architecture(x)
+        ):  # kernels are chosen by it, as in the call's key
+            made.text("typical", typical(shape[0]))
     elif type(x) in (tuple, list):
         made.text(type(x).__name__, len(x))
         for item in x:

@@ -20,6 +20,8 @@ from breccia.frontend import cache, keys
 from breccia.frontend.build import Traced
 from breccia.frontend.explain import Facts, explain
 from breccia.frontend.program import Plan, Program, library_of_call
+from breccia.frontend.schedules import TunedSchedule
+from breccia.frontend.tables import Tables, tables_of
 from breccia.ir.capabilities import CapabilitiesAttr, set_target
 from breccia.ir.pipeline import Pipeline, Record
 from breccia.ir.printer import print_module
@@ -42,11 +44,15 @@ class Lowered:
     """
 
     def __init__(
-        self, traced: Traced, target: Target, leaves: Sequence[Any], key: keys.Key, *, strict: bool, instead: str = ""
-    ) -> None:
-        """instead: why this target was taken instead of a quicker one."""
+        self, traced: Traced, target: Target, leaves: Sequence[Any], key: keys.Key, *, strict: bool, instead: str = "",
+        tables: Tables | None = None,
+    ) -> None:  # fmt: skip
+        """instead: why this target was taken instead of a quicker one. tables: of schedules, instead of those for the
+        device that `leaves` lie on.
+        """
         self._traced, self._target, self._strict, self._instead = traced, target, strict, instead
         self._leaves, self._key = leaves, key
+        self._tables = tables_of(target, leaves) if tables is None else tables
 
     def __repr__(self) -> str:
         return f"<{self._traced.name} lowered for {self._target.full_name}>"
@@ -55,6 +61,18 @@ class Lowered:
     def target(self) -> Target:
         """What code is made for."""
         return self._target
+
+    @property
+    def leaves(self) -> Sequence[Any]:
+        """The arrays of the call, in order."""
+        return self._leaves
+
+    def retargeted(self, target: Target | None = None, tables: Tables | None = None) -> Lowered:
+        """The same trace for another target, or with other tables of schedules than those for the device now."""
+        return Lowered(
+            self._traced, target or self._target, self._leaves, self._key, strict=self._strict, instead=self._instead,
+            tables=tables,
+        )  # fmt: skip
 
     # -- to look at ----------------------------------------------------------------------------------------------------
 
@@ -71,7 +89,7 @@ class Lowered:
                 f"no stage {stage!r}; stages: traced, {', '.join(FORMS)}, and the passes {', '.join(self.passes())}"
             )
         if locations:
-            return print_module(self._module_after(wanted), locations=True)
+            return print_module(self.module_after(wanted), locations=True)
         return next(r.text for r in reversed(self._texts) if r.name == wanted)
 
     def passes(self) -> list[str]:
@@ -126,7 +144,7 @@ class Lowered:
         """Slower ways that were taken, and why."""
         found = [
             f"{op.attributes[FALLBACK].data} at {show_location(op)}"  # type: ignore[attr-defined]
-            for op in self._module_after("place-scales").walk()
+            for op in self.module_after("place-scales").walk()
             if isinstance(op.attributes.get(FALLBACK), StringAttr)
         ]
         return self.pinned_numbers() + ([self._instead] if self._instead else []) + found
@@ -154,7 +172,8 @@ class Lowered:
         """The name of the cache entry: a hash of the traced text, the capabilities and the versions."""
         capabilities = str(CapabilitiesAttr(self._target.capabilities))
         text = print_module(self._traced.module)
-        return cache.key_of("code", text, capabilities, self._target.full_name, self._target.version)
+        tuned = [self._tables.digest] if self._tables.digest else []
+        return cache.key_of("code", text, capabilities, self._target.full_name, self._target.version, *tuned)
 
     @cached_property
     def _code(self) -> dict[str, Any]:
@@ -187,12 +206,18 @@ class Lowered:
             library=library_of_call(self._leaves, self._traced.constants),
             notes=self._traced.notes,
             fallbacks=tuple(self.fallbacks()),
-            laid_out=self._module_after("hoist-prepare"),
-            scheduled=self._module_after("schedule"),
+            laid_out=self.module_after("hoist-prepare"),
+            scheduled=self.module_after("schedule"),
             hints=self._traced.symbols.hints(),
+            tunable=self._target.tuning is not None,
         )
 
-    def _module_after(self, name: str) -> ModuleOp:
+    def emitted(self) -> str:
+        """The code, made now: neither looked for in a cache nor kept there."""
+        return self._target.emit(self._final[0])
+
+    def module_after(self, name: str) -> ModuleOp:
+        """The IR after a pass of `passes()`."""
         names = self.passes()
         return self._run(names[: names.index(name) + 1], dump=False)[0]
 
@@ -204,7 +229,9 @@ class Lowered:
         module = self._traced.module.clone()
         set_target(module, capabilities)
         given = os.environ.get("BRECCIA_DUMP")
-        pipeline = Pipeline(default_pipeline(capabilities)[: len(names)], keep_text=keep_text, careful=False)
+        tuned = TunedSchedule(self._tables, self._target.tuning)
+        steps = [tuned if step.name == tuned.name else step for step in default_pipeline(capabilities)[: len(names)]]
+        pipeline = Pipeline(steps, keep_text=keep_text, careful=False)
         pipeline.dump = _dump_folder(given, self._traced.name) if given and dump and not keep_text else None
         pipeline.run(module)
         return module, pipeline.records

@@ -72,6 +72,13 @@ TURNS = tuple(Shape(1, 1, 1, columns, 2, 4 if columns <= 32 else 2) for columns 
 
 def group_tiles(kernel: KernelOp, op: MatmulOp, capabilities: Capabilities, said: Entries) -> Entries | None:
     """The schedule of a product for groups of warps; None where it does not suit the product or the architecture."""
+    found = group_shapes(op, capabilities, said)
+    fitting = (shape_entries(kernel, op, capabilities, shape, found[0], said) for shape in found[1]) if found else ()
+    return next((entries for entries in fitting if entries is not None), None)
+
+
+def group_shapes(op: MatmulOp, capabilities: Capabilities, said: Entries) -> tuple[int, list[Shape]] | None:
+    """(step along k, shapes that suit a product, quickest first); None where none does."""
     wanted = {"wgmma", "tma", "warp_specialize"}
     if not wanted <= set(capabilities.features) or "block_m" in said or "num_warps" in said:
         return None
@@ -86,17 +93,21 @@ def group_tiles(kernel: KernelOp, op: MatmulOp, capabilities: Capabilities, said
         step, allowed = STEP, (*(SMALL if all(_walks_columns(op, side) for side in (0, 1)) else SHAPES), *TURNS)
     else:
         return None
-    for best in sorted(allowed, key=lambda s: cost(s, rows, columns, -(-depth // step))):
-        blocks: Entries = {"block_m": ROWS, "block_n": best.block_n, "block_k": step}
-        planned = planned_blocks(kernel, "gemm", ScheduleAttr(tuple({**blocks, **said}.items())))
-        stages = _stages(best, capabilities, kernel, op)
-        if stages >= 3 and {**blocks, **planned} == blocks:
-            break
-    else:
+    return step, sorted(allowed, key=lambda s: cost(s, rows, columns, -(-depth // step)))
+
+
+def shape_entries(
+    kernel: KernelOp, op: MatmulOp, capabilities: Capabilities, shape: Shape, step: int, said: Entries
+) -> Entries | None:
+    """The schedule of a product for programs of one shape, with as many stages as pay; None where it does not fit."""
+    blocks: Entries = {"block_m": ROWS, "block_n": shape.block_n, "block_k": step}
+    planned = planned_blocks(kernel, "gemm", ScheduleAttr(tuple({**blocks, **said}.items())))
+    stages = _stages(shape, capabilities, kernel, op)
+    if stages < 3 or {**blocks, **planned} != blocks:
         return None
-    entries: Entries = {**blocks, "groups": best.groups, "waves_m": best.waves_m, "waves_n": best.waves_n}
-    if best.turns > 1:
-        entries = {**entries, "turns": best.turns, "steps": best.steps}
+    entries: Entries = {**blocks, "groups": shape.groups, "waves_m": shape.waves_m, "waves_n": shape.waves_n}
+    if shape.turns > 1:
+        entries = {**entries, "turns": shape.turns, "steps": shape.steps}
     return {**entries, "raster": 8, "num_warps": 4, "num_stages": stages, "decode": "apart", **said}
 
 

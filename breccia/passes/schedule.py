@@ -21,7 +21,7 @@ from breccia.ir.kernel import KernelOp
 from breccia.ir.pipeline import BrecciaPass
 from breccia.ir.rewriting import kernels
 from breccia.passes._plan import planned_blocks, skeleton
-from breccia.passes._tile_sizes import product_tiles, row_tiles
+from breccia.passes._tile_sizes import Entries, product_tiles, row_tiles
 
 
 @dataclass(frozen=True)
@@ -37,25 +37,25 @@ class Schedule(BrecciaPass):
             return
         capabilities = target_of(module, self.name)
         for kernel in todo:
-            _schedule(kernel, capabilities)
+            said = dict(kernel.schedule.data) if kernel.schedule else {}
+            entries = default_schedule(kernel, capabilities, said)
+            if entries:
+                kernel.properties["schedule"] = _attribute(entries)
 
 
-def _schedule(kernel: KernelOp, capabilities: Capabilities) -> None:
+def default_schedule(kernel: KernelOp, capabilities: Capabilities, said: Entries) -> Entries:
+    """What the cost model picks for a kernel that is not tiled yet, besides what is said already."""
     kind = skeleton(kernel)
     row = _row(capabilities, kind, kernel)
-    said = dict(kernel.schedule.data) if kernel.schedule else {}
-    wanted: dict[str, int | str] = {"block_m": row.m, "block_n": row.n, "block_k": row.k}
+    wanted: Entries = {"block_m": row.m, "block_n": row.n, "block_k": row.k}
     if not capabilities.pow2_tiles or kind == "reduce":
-        entries = {**planned_blocks(kernel, kind, _attribute({**wanted, **said})), **said}
-    elif kind == "rowwise":
-        entries = row_tiles(kernel, wanted, row.m * row.n, said)
-    else:
-        entries = product_tiles(kernel, kind, wanted, capabilities, said)
-    if entries:
-        kernel.properties["schedule"] = _attribute(entries)
+        return {**planned_blocks(kernel, kind, _attribute({**wanted, **said})), **said}
+    if kind == "rowwise":
+        return row_tiles(kernel, wanted, row.m * row.n, said)
+    return product_tiles(kernel, kind, wanted, capabilities, said)
 
 
-def _attribute(entries: dict[str, int | str]) -> ScheduleAttr:
+def _attribute(entries: Entries) -> ScheduleAttr:
     return ScheduleAttr(tuple(entries.items()))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from breccia._version import __version__
 from breccia.target import Target
+from breccia.targets.triton.tuning import TUNING
 
 if TYPE_CHECKING:
     from xdsl.dialects.builtin import ModuleOp
@@ -36,5 +37,6 @@ ARCHITECTURES = (
     "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_103", "sm_120", "gfx942", "gfx950", "gfx1201",
 )  # fmt: skip
 TARGET = Target(
-    "triton", __version__, _rows, ARCHITECTURES, emitter=_emit, launcher=_launch, arrays=("torch",), gradients=False
-)
+    "triton", __version__, _rows, ARCHITECTURES, emitter=_emit, launcher=_launch, arrays=("torch",), gradients=False,
+    tuning=TUNING,
+)  # fmt: skip

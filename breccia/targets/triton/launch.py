@@ -546,7 +546,7 @@ def _module(source: str) -> ModuleType:
 def _file(name: str, text: bytes) -> Path:
     """A file that holds `text`: in the cache folder, or in a temporary one where there is none that can be written."""
     # Named at run time, since it is the frontend's: all compiled code lies in one folder, which is checked there.
-    home = importlib.import_module("breccia.frontend.cache")._checked()
+    home = importlib.import_module("breccia.frontend.cache").checked_folder()
     if home is not None:
         with suppress(OSError):
             return _written(home / name, text)
