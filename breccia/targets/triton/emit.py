@@ -25,6 +25,7 @@ The text follows from the module alone. Views between kernels are views of the h
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import FuncOp, ReturnOp
@@ -47,7 +48,10 @@ from breccia.targets.triton._kernel import kernel_text
 from breccia.targets.triton._region import cdiv
 from breccia.targets.triton._text import KernelText
 
+BOTH = '    """{0} in the first programs, {1} in the others: they are independent, and one launch."""'
 HEADER = "import triton\nimport triton.language as tl\n{}\nfrom breccia.targets.triton import launch as rt\n{}"
+AFTER = "    rt.wait_for_previous()\n"
+"""The first line of a kernel that is launched before the one before it has ended."""
 _TYPED = ("f8E4M3FN", "f8E5M2", "f8E4M3FNUZ", "f8E5M2FNUZ", "i8")
 
 
@@ -93,6 +97,8 @@ class _Host:
         self.lines: list[str] = []
         self.written: set[Operation] = set()
         """Kernels that an earlier one has taken along."""
+        self.launched = False
+        """Whether a kernel has been launched before the next one."""
 
     def text(self) -> str:
         """Source of the function; `kernels` holds that of its kernels then."""
@@ -150,12 +156,23 @@ class _Host:
         name = self.kernel_names.fresh(op.kernel_name) + self.suffix
         text = gluon_text(op, f"_{name}", self.library, self.capabilities)
         text = text or kernel_text(op, f"_{name}", self.library, self.capabilities)
+        text = self._following(text, docstring(op.kernel_name, op.args, [o.type for o in op.outs]))
         self.kernels += [text.source, self._launcher(name, text)]
         outs = self._allocate(op, text)
         sizes = [self._size(dims.Sym(s)) for s in text.symbols]
         arguments = [self._size(text.programs), *(self.texts[a] for a in op.args), *outs, *sizes]
         where = show_location(op).replace("\\", "/").rpartition("/")[2]
         self._line(f"{entry_name(name)}({', '.join(arguments)})", comment(where))
+
+    def _following(self, text: KernelText, doc: str) -> KernelText:
+        """The kernel as it follows another one: launched before that has ended, which it waits for at its start."""
+        first, self.launched = not self.launched, True
+        if first or "dependent_launch" not in self.capabilities.features:
+            return text
+        assert text.source.count(doc) == 1, "a docstring tells one kernel from another"
+        return replace(
+            text, source=text.source.replace(doc, f"{doc}{AFTER}"), options={**text.options, "launch_pdl": True}
+        )
 
     def _allocate(self, op: KernelOp, text: KernelText) -> list[str]:
         """Write what makes the results of a kernel; their names."""
@@ -180,7 +197,7 @@ class _Host:
             kernel_text(op, f"_{name}", self.library, self.capabilities, part=True)
             for op, name in zip((first, second), names, strict=True)
         ]
-        both = joined(names, texts)
+        both = self._following(joined(names, texts), f"{BOTH.format(*names)}\n")
         name = entry_name(f"{names[0]}_and_{names[1]}")
         self.kernels += [texts[0].source, texts[1].source, both.source, self._launcher(name, both)]
         outs = [self._allocate(op, text) for op, text in zip((first, second), texts, strict=True)]
@@ -283,7 +300,7 @@ def joined(names: Sequence[str], texts: Sequence[KernelText]) -> KernelText:
     lines = [
         "@triton.jit",
         f"def _{names[0]}_and_{names[1]}({', '.join(given)}):",
-        f'    """{names[0]} in the first programs, {names[1]} in the others: they are independent, and one launch."""',
+        BOTH.format(*names),
         f"    {pid} = tl.program_id(0)",
         f"    if {pid} < {count}:",
         f"        _{names[0]}({pid}, {calls[0]})",

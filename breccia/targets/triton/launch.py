@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 import triton
+import triton.language as tl
 from triton import knobs
 from triton.compiler import ASTSource
 from triton.runtime import OutOfResources, driver
@@ -99,6 +100,23 @@ def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
     for axis in range(len(shape) - 1, 0, -1):
         strides[axis - 1] = strides[axis] * shape[axis]
     return tuple(strides)
+
+
+@triton.jit
+def _wait() -> None:
+    tl.inline_asm_elementwise(
+        "griddepcontrol.wait; mov.b32 $0, 0;", "=r,r", [tl.program_id(0)], dtype=tl.int32, is_pure=False, pack=1
+    )
+
+
+@triton.jit
+def _nothing() -> None:
+    pass
+
+
+wait_for_previous = _nothing if knobs.runtime.interpret else _wait
+"""In a kernel with `launch_pdl`, which starts before the kernel before it has ended: wait until it has, and what it
+wrote can be read. Nothing may be read or written before."""
 
 
 # -- kernels -----------------------------------------------------------------------------------------------------------

@@ -323,7 +323,7 @@ class Machine:
 
     def __init__(self, programs: int | None, seed: int | None) -> None:
         self.limit, self.random = programs, None if seed is None else random.Random(seed)
-        self.program = self.count = 0
+        self.program = self.count = self.waits = 0
         self.part: Any = None
         self.loads: list[tuple[Descriptor, Sequence[int], Barrier, Memory]] = []
 
@@ -333,6 +333,9 @@ class Machine:
             self.program, self.loads, self.part = program, [], None
             with np.errstate(all="ignore"):
                 function(*args)
+
+    def wait_for_previous(self) -> None:
+        self.waits += 1
 
     def specialize(self, parts: Sequence[tuple[Any, Any]], warps: Sequence[int], registers: Sequence[int]) -> None:
         """Run the parts until all have ended; raises what the first of them raises that fails."""
@@ -478,7 +481,8 @@ def _kernel(machine: Machine) -> Callable[..., Any]:
 
     def made(
         function: Any, *, pointers: tuple[str, ...], strided: tuple[int, ...], sizes: int,
-        boxes: tuple[tuple[int, int] | None, ...] = (), columns: tuple[int, ...] = (), walks: int = 1, **_: Any,
+        boxes: tuple[tuple[int, int] | None, ...] = (), columns: tuple[int, ...] = (), walks: int = 0,
+        launch_pdl: bool = False, **_: Any,
     ) -> Any:  # fmt: skip
         boxes = boxes or (None,) * len(pointers)  # a kernel without any is plain Triton
 
@@ -491,7 +495,12 @@ def _kernel(machine: Machine) -> Callable[..., Any]:
             strides = [s for t, rank in zip(tensors, strided, strict=True) if rank > 0 for s in t.stride()]
             if len(args) != len(pointers) + sizes:
                 raise MisuseError(f"{len(args)} arguments for {len(pointers)} tensors and {sizes} sizes")
-            machine.launch(function, tiles, [*given, *args[len(pointers) :], *strides], walks if any(boxes) else 0)
+            machine.waits = 0
+            machine.launch(function, tiles, [*given, *args[len(pointers) :], *strides], walks)
+            if machine.waits != (machine.count if launch_pdl else 0):
+                raise MisuseError(
+                    f"{machine.waits} of {machine.count} programs wait for the kernel before; {launch_pdl=}"
+                )
 
         return SimpleNamespace(call=call)
 
@@ -572,7 +581,7 @@ def _modules(machine: Machine) -> dict[str, Any]:
     kinds = {"i1": torch.bool, "ui8": torch.uint8, "bf16": torch.bfloat16, "f16": torch.float16, "i32": torch.int32}
     rt = SimpleNamespace(
         **kinds, f32=torch.float32, f64=torch.float64, i64=torch.int64, Kernel=_kernel(machine), empty=_empty,
-        columns=_columns, concat=torch.cat,
+        columns=_columns, concat=torch.cat, wait_for_previous=machine.wait_for_previous,
         full=lambda shape, value, dtype, like: _empty(shape, dtype, like).fill_(value),
     )  # fmt: skip
     return {
