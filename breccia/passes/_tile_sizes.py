@@ -15,6 +15,7 @@ from breccia.ir.types import ScaledType, TensorType, format_of
 from breccia.passes._axes import shape_of
 from breccia.passes._group_tiles import element_name, group_tiles
 from breccia.passes._plan import planned_blocks
+from breccia.passes._weight_tiles import weight_tiles
 
 Entries = dict[str, int | str]
 WARP_TILE = 64 * 64
@@ -101,9 +102,10 @@ def product_tiles(kernel: KernelOp, kind: str, wanted: Entries, capabilities: Ca
     stages do not fit. said: what the kernel's schedule has already, which stays.
     """
     op = _product(kernel)
-    together = group_tiles(kernel, op, capabilities, said) if isinstance(op, MatmulOp) else None
-    if together is not None:
-        return together
+    for find in (group_tiles, weight_tiles) if isinstance(op, MatmulOp) else ():
+        together = find(kernel, op, capabilities, said)
+        if together is not None:
+            return together
     apart = said["decode"] == APART if "decode" in said else _decodes_apart(op, capabilities)
     wanted = {**_fitting(op, wanted, apart=apart, whole=capabilities), **said}
     while True:

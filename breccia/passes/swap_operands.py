@@ -30,6 +30,7 @@ from breccia.ir.pipeline import BrecciaPass
 from breccia.ir.rewriting import erase_dead, kernels, replace_op, with_location
 from breccia.ir.tile_ops import DotOp
 from breccia.ir.types import DimsAttr, TensorType
+from breccia.passes._sharing import cone
 from breccia.passes._walked import shape
 
 SWAPPED = "swapped"
@@ -108,18 +109,26 @@ def _stepped(step: Region) -> Region:
     block = Block(arg_types=[_turned_type(old.args[0]), *(a.type for a in old.args[1:])])
     plain: dict[SSAValue, SSAValue] = dict(zip(old.args[1:], block.args[1:], strict=True))
     turned: dict[SSAValue, SSAValue] = {old.args[0]: block.args[0]}
+    made: dict[SSAValue, SSAValue] = {}
+    """What meets the product, turned for it."""
     for before, after in zip(old.args, block.args, strict=True):
         after.name_hint, after.location = before.name_hint, before.location
 
     def turn(value: SSAValue, user: Operation) -> SSAValue:
-        if value in turned:
-            return turned[value]
-        if isinstance(value.owner, TransposeOp):
-            return plain[value.owner.args[0]]
+        if value in turned or value in made:
+            return turned[value] if value in turned else made[value]
+        owner = value.owner
+        if isinstance(owner, TransposeOp):
+            return plain[owner.args[0]]
         if len(shape(value)) < 2:
             return plain[value]
-        op = with_location(TransposeOp.make(plain[value], order=_TURN), user)
-        block.add_op(op)
+        if isinstance(owner, _ELEMENTWISE) and any(isinstance(op, TransposeOp) for op in cone(value)):
+            op: BrecciaOp = type(owner).make(*(turn(v, owner) for v in owner.args), **owner.properties)
+        else:
+            op = TransposeOp.make(plain[value], order=_TURN)
+        block.add_op(with_location(op, user))
+        op.out.name_hint = value.name_hint
+        made[value] = op.out
         return op.out
 
     for op in old.ops:
