@@ -102,8 +102,8 @@ def product_tiles(kernel: KernelOp, kind: str, wanted: Entries, capabilities: Ca
     stages do not fit. said: what the kernel's schedule has already, which stays.
     """
     op = _product(kernel)
-    for find in (group_tiles, weight_tiles) if isinstance(op, MatmulOp) else ():
-        together = find(kernel, op, capabilities, said)
+    if isinstance(op, MatmulOp):
+        together = group_tiles(kernel, op, capabilities, said) or weight_tiles(kernel, op, capabilities, said)
         if together is not None:
             return together
     apart = said["decode"] == APART if "decode" in said else _decodes_apart(op, capabilities)

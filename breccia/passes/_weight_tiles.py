@@ -31,19 +31,29 @@ STEP = 128
 BITS = 4
 RESERVED_BYTES = 1024
 """Scratch memory for barriers."""
-MOST_STAGES = 8
+MOST_STAGES = 16
+
+
+MULTIPROCESSORS = 132
+CACHE_BYTES = 46.6
+"""Bytes out of the L2 cache in a cycle, for each multiprocessor."""
+MEMORY_BYTES = 13.0
+"""Bytes out of memory in a cycle, for each multiprocessor."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """For activations of at most `rows` rows: groups of warps that take turns, a stage of `steps` steps each."""
+    """The shape of a program for activations of at most `rows` rows. Groups of warps take `turns` along k, a stage of
+    `steps` steps each; or `groups` of them have rows of the weight of their own, and share the activation.
+    """
 
     rows: int
     turns: int
     steps: int
+    groups: int = 1
 
 
-SHAPES = (Shape(16, 2, 4), Shape(32, 2, 4), Shape(64, 2, 2))
+SHAPES = (Shape(16, 4, 2), Shape(32, 2, 4), Shape(64, 2, 2), Shape(64, 1, 2, 2))
 """In the order of their rows; none for kernels that are not warp-specialized."""
 
 
@@ -54,24 +64,33 @@ def weight_tiles(kernel: KernelOp, op: MatmulOp, capabilities: Capabilities, sai
         return None
     shape, depth = shape_of(op.out.type), shape_of(op.args[0].type)[-1]
     rows = expected(shape[0], typical_sizes(op))
-    found = next((s for s in SHAPES if rows is not None and rows <= s.rows), None)
-    if found is None or not isinstance(shape[1], int) or not isinstance(depth, int):
+    fitting = [s for s in SHAPES if rows is not None and rows <= s.rows]
+    if not fitting or rows is None or not isinstance(shape[1], int) or not isinstance(depth, int):
         return None
+    columns = shape[1]
+    found = min((s for s in fitting if s.rows == fitting[0].rows), key=lambda s: cost(s, rows, columns))
     blocks: Entries = {"block_m": found.rows, "block_n": ROWS, "block_k": STEP}
     planned = planned_blocks(kernel, "gemm", ScheduleAttr(tuple({**blocks, **said}.items())))
     stages = _stages(found, capabilities)
-    # An axis of one tile has no dimension, and is not planned; k needs one.
-    if "block_k" not in planned or {**blocks, **planned} != blocks or stages < found.turns:
+    # An axis of one tile has no dimension, and is not planned.
+    if planned != blocks or stages < 2:
         return None
     return {
-        **blocks, "operands": SWAPPED, "groups": 1, "turns": found.turns, "steps": found.steps, "num_warps": 4,
-        "num_stages": stages, **said,
+        **blocks, "operands": SWAPPED, "groups": found.groups, "turns": found.turns, "steps": found.steps,
+        "num_warps": 4, "num_stages": stages, **said,
     }  # fmt: skip
+
+
+def cost(shape: Shape, rows: int, columns: int) -> float:
+    """Cycles that a step of all rounds of tiles takes, where it waits for memory or for the L2 cache."""
+    tiles = -(-columns // (ROWS * shape.groups)) * -(-rows // shape.rows)
+    weight, activation = ROWS * shape.groups * STEP * BITS // 8, shape.rows * STEP * 2
+    return -(-tiles // MULTIPROCESSORS) * max(weight / MEMORY_BYTES, (weight + activation) / CACHE_BYTES)
 
 
 def _stages(shape: Shape, capabilities: Capabilities) -> int:
     """How many stages fit beside the sums that groups hand to the first: a multiple of the turns."""
-    stage = (ROWS * BITS // 8 + shape.rows * 2) * STEP * shape.steps
+    stage = (ROWS * shape.groups * BITS // 8 + shape.rows * 2) * STEP * shape.steps
     room = capabilities.scratch_bytes - RESERVED_BYTES - (shape.turns - 1) * ROWS * shape.rows * 4
     return min(room // stage, MOST_STAGES) // shape.turns * shape.turns
 

@@ -154,7 +154,7 @@ class Gluon:
 
     def written(self) -> KernelText:
         source = "\n\n\n".join(write() for write in (self._finish, self.math, self.load, self.start))
-        kernel, p, s = self.kernel, self.product, self.shape
+        kernel, p = self.kernel, self.product
         types = [
             Region(Names(), self.library, ()).triton_dtype(tensor_type(v.type)) for v in (*kernel.args, *kernel.outs)
         ]
@@ -168,12 +168,16 @@ class Gluon:
             *(-2 if t else 0 for t in self.turned),
         )
         columns = tuple(f.operand for f in p.factors if f.along != "tile" and f.step == 1)
-        tiles = dims.mul(dims.ceildiv(p.m.extent, s.rows), dims.ceildiv(p.n.extent, s.waves_n))
         return KernelText(
             source, ((*self.operands, *self.results), tuple(self.symbols.values()), tuple(self.all_strides())),
-            tuple(sorted(self.symbols)), tuple(map(signature_type, types)), strided, tiles,
+            tuple(sorted(self.symbols)), tuple(map(signature_type, types)), strided, self.tiles(),
             tuple(None for _ in self.results), self.options(), self.turned, tuple(boxes), columns,
         )  # fmt: skip
+
+    def tiles(self) -> dims.Dim:
+        """How many tiles programs walk over, or how many programs there are."""
+        s = self.shape
+        return dims.mul(dims.ceildiv(self.product.m.extent, s.rows), dims.ceildiv(self.product.n.extent, s.waves_n))
 
     def first_box(self) -> tuple[int, int]:
         return ROWS * self.shape.waves_m, self.product.depth

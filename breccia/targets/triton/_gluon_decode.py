@@ -4,8 +4,8 @@ A thread has a byte, which holds two neighbours along k, and wants both in one r
 `mad` puts the high code 16 bits above the low one; a bitwise operation keeps the codes alone, and the rest is
 arithmetic on halves:
 
-    integers    the code is the end of the mantissa of 128 (1024 in float16), whose unit is 1; what is subtracted is 128,
-                or 136 where the code was biased by 8 to be positive, or 128 and the zero point
+    integers    the code is the end of the mantissa of 128 (1024 in float16), whose unit is 1; 128 is subtracted, or 136
+                where the code was biased by 8 to be positive, or 128 and the zero point
     e2m1        exponent and mantissa in bfloat16's places are a number 2**126 times too small, subnormal ones included;
                 one product moves the exponent, another one is by the scale
 """
@@ -41,6 +41,16 @@ def {name}({parameters}):
     return gl.inline_asm_elementwise(
         "{{ .reg .b32 t, c; {text} }}",
         "{constraints}", [{parameters}], dtype=gl.{dtype}, is_pure=True, pack=2,
+    )
+'''
+_POWERS = '''
+@gluon.jit
+def {name}(codes):
+    """{fmt} as bfloat16, in both halves: the exponent in its place, where 0 is subnormal, and infinity becomes NaN."""
+    return gl.inline_asm_elementwise(
+        "{{ .reg .b32 t, c; mul.lo.u32 t, $1, 0x00800080; mov.b32 c, 0x00400040; max.u16x2 t, t, c; "
+        "mov.b32 c, 0; fma.rn.bf16x2 $0, t, c, t; }}",
+        "=r,r", [codes.to(gl.int32)], dtype=gl.int32, is_pure=True, pack=1,
     )
 '''
 _DTYPES = {"bf16": "bfloat16", "f16": "float16"}
@@ -89,13 +99,7 @@ def number(library: Library, decode: Decode, fmt: Format) -> str:
         body = f"return (codes.to(tl.int32) + {unit:#x}) * 0x10001"
         return library.define(f"_pair_of_zero_{decode.computed}", "codes", doc, body)
     if fmt.is_power_of_two:
-        body = (
-            "codes = codes.to(tl.int32)\n"
-            "bits = tl.maximum(codes << 7, 0x0040)  # 2**-127 is subnormal\n"
-            "bits = bits | (((codes + 1) >> 2) & 0x0040)  # 255 is NaN\n"
-            "return bits * 0x10001"
-        )
-        return library.define(f"_pair_of_{fmt.name}", "codes", f"{fmt.name} as bfloat16, in both halves.", body)
+        return library.add(f"_pair_of_{fmt.name}", _POWERS.format(name=f"_pair_of_{fmt.name}", fmt=fmt.name))
     value = _casts.decode(library, fmt)
     body = (
         f"bits = {value}(codes).to(tl.bfloat16).to(tl.int16, bitcast=True)  # exact\n"

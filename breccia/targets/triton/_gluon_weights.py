@@ -2,7 +2,8 @@
 
     _gemm_0        shared memory, barriers, and the start of the parts
     _gemm_0_load   one warp: packed codes and the activation into a ring of stages, for all tiles of the program
-    _gemm_0_math   a group of four warps: every other stage, decoded in registers and multiplied; sums joined at the end
+    _gemm_0_math   a group of four warps: every other stage, decoded in registers and multiplied; sums joined at the
+                   end. Or every stage of 64 rows of the weight, where groups share the activation
     _gemm_0_finish what becomes of the sums of one tile, and where it goes
 
 The weight is the first operand of the matrix instruction, which takes it from registers: a thread reads the bytes whose
@@ -20,7 +21,7 @@ from breccia.ir.capabilities import Capabilities
 from breccia.ir.kernel import KernelOp
 from breccia.targets.triton import _gluon_decode
 from breccia.targets.triton._casts import Library
-from breccia.targets.triton._gluon import LOADING_REGISTERS, Gluon, Shape, slot
+from breccia.targets.triton._gluon import LOADING_REGISTERS, Gluon, Shape
 from breccia.targets.triton._gluon_scales import ADD_SCALED
 from breccia.targets.triton._region import Region
 from breccia.targets.triton._specialized import ROWS
@@ -28,7 +29,9 @@ from breccia.targets.triton._swapped import STEP, Weights
 from breccia.targets.triton._text import head
 
 REGISTERS = {2: 232, 3: 160, 4: 112}
-"""Registers of a thread that multiplies, by the number of groups that take turns."""
+"""Registers of a thread that multiplies, by the number of groups."""
+MANY_GROUPS = 4
+"""Groups of which others decode while one multiplies, and whose registers hold one step alone."""
 BYTES = STEP // 2
 """Bytes of a row of the weight in one step."""
 # Where the numbers of a step lie along k in the registers and threads of the instruction's first operand, and its rows.
@@ -45,8 +48,15 @@ def packed_layout() -> str:
 
 def blocked_layout(block: int) -> str:
     """How threads hold their numbers of a step, as blocks along k."""
-    parts = [[(m, k // block, k % block) for m, k in bases] for bases in (_REGISTERS, _LANES, _WARPS)]
-    return _linear(*parts, (ROWS, STEP // block, block))
+    registers, lanes, warps = ([(m, k // block, k % block) for m, k in bases] for bases in (_REGISTERS, _LANES, _WARPS))
+    return _linear(registers, lanes, warps, (ROWS, STEP // block, block))
+
+
+def scales_layout(block: int) -> str:
+    """How threads load scales of blocks along k: those of a row together, as they lie in memory."""
+    count = STEP // block
+    registers = [(0, 1 << i) for i in range(count.bit_length() - 1)] + [(8, 0)]
+    return _linear(registers, [(m, 0) for m, _ in _LANES], _WARPS, (ROWS, count))
 
 
 def _linear(
@@ -58,8 +68,8 @@ def _linear(
 
 
 class DecodedWeights(Gluon):
-    """Writes one such kernel. Invariant: the number of stages, in the ring and of a tile, is a multiple of the turns, so
-    that a stage keeps its group.
+    """Writes one such kernel. Invariants: the number of stages, in the ring and of a tile, is a multiple of the turns,
+    so that a stage keeps its group; groups take turns, or have rows of their own, and not both.
     """
 
     def __init__(
@@ -73,7 +83,7 @@ class DecodedWeights(Gluon):
 
     def boxes(self) -> tuple[tuple[int, int], tuple[int, int]]:
         steps = self.shape.steps
-        return (self.tall, STEP * steps), (ROWS, BYTES * steps)
+        return (self.tall, STEP * steps), (ROWS * self.shape.groups, BYTES * steps)
 
     def first_box(self) -> tuple[int, int]:
         return self.boxes()[0]
@@ -100,8 +110,12 @@ class DecodedWeights(Gluon):
         (ring,), second = self.rings()
         return [ring, second, "full", "empty"]
 
+    def handing(self) -> list[str]:
+        """What groups hand over their sums by."""
+        return ["partial", "summed", "taken"] if self.shape.turns > 1 else []
+
     def math_parameters(self) -> list[str]:
-        return [*self.shared(), "partial", "summed", "taken", *self.finish_parameters()]
+        return [*self.shared(), *self.handing(), *self.finish_parameters()]
 
     def turns_of_k(self, region: Region) -> str:
         """How many stages of k a tile has, as text: whole turns."""
@@ -109,11 +123,14 @@ class DecodedWeights(Gluon):
         whole = dims.ceildiv(self.product.k.extent, self.shape.steps * turns)
         return region.size(dims.mul(whole, turns))
 
+    def tiles(self) -> dims.Dim:
+        return dims.mul(self.product.m.extent, dims.ceildiv(self.product.n.extent, self.shape.groups))
+
     def place(self, region: Region) -> tuple[str, str]:
         """Write the loop over the program's tiles; names of the place of a tile. Tiles of one weight are neighbours."""
         fresh, p = region.names.fresh, self.product
         tile, m, n = fresh("tile"), fresh("m"), fresh("n")
-        count = region.size(dims.mul(p.m.extent, p.n.extent))
+        count = region.size(self.tiles())
         region.line(f"for {tile} in range(gl.program_id(0), {count}, gl.num_programs(0)):")
         region.indent(1)
         tiles = region.size(p.m.extent, 3)
@@ -154,19 +171,27 @@ class DecodedWeights(Gluon):
         line("OPERAND: gl.constexpr = gl.DotOperandLayout(0, LAYOUT, 2)")
         line(f"PACKED: gl.constexpr = {packed_layout()}")
         if self.decode.scale is not None:
+            line(f"SCALES: gl.constexpr = {scales_layout(self.decode.block)}")
             line(f"BLOCKS: gl.constexpr = {blocked_layout(self.decode.block)}")
         nothing, acc = fresh("nothing"), fresh("acc")
         if self.factors:
             line(f"{nothing} = gl.zeros(({ROWS}, {self.tall}), gl.float32, LAYOUT)")
         stage, phase, handed, turn = fresh("stage"), fresh("phase"), fresh("handed"), fresh("turn")
-        line(f"{stage} = gl.to_tensor(group)")
+        own = s.turns > 1
+        """Whether groups have stages of their own, and not rows."""
+        line(f"{stage} = gl.to_tensor(group)" if own else f"{stage} = 0")
         line(f"{phase} = 0")
-        line(f"{handed} = 0")
+        if own:
+            line(f"{handed} = 0")
         m, n = self.place(region)
+        if s.groups > 1:
+            place, n = n, fresh("n")
+            line(f"{n} = {place} * {s.groups} + group")
         line(f"{acc} = gl.zeros(({ROWS}, {self.tall}), gl.float32, LAYOUT)")
         numbers = Numbers(self, region, n)
-        numbers.load("group")
-        line(f"for {turn} in range(group, {self.turns_of_k(region)}, {s.turns}):")
+        numbers.load("group" if own else "0")
+        turns = self.turns_of_k(region)
+        line(f"for {turn} in range(group, {turns}, {s.turns}):" if own else f"for {turn} in range({turns}):")
         region.indent(1)
         numbers.use()
         numbers.load(f"{turn} + {s.turns}")
@@ -175,23 +200,29 @@ class DecodedWeights(Gluon):
         line(f"mbarrier.arrive(empty.index({stage}), count=1)")
         self.advance(region, stage, phase, s.turns)
         region.indent(-1)
-        self._join(region, acc, handed, m, n)
+        if own:
+            self._join(region, acc, handed, m, n)
+        else:
+            line(self.finish_call(f"gl.permute({acc}, (1, 0))", m, n))
         given = ["group: gl.constexpr", *parameters]
-        return self.function("_math", given, "Four warps: the sums of every other stage of each tile.", region)
+        return self.function("_math", given, "Four warps: their share of the sums of each tile.", region)
 
     def _steps(self, region: Region, numbers: Numbers, stage: str, acc: str, nothing: str) -> None:
-        """The steps of a stage: while the tensor cores multiply one, the next one is decoded."""
+        """The steps of a stage: while one is multiplied, the next one is decoded, if registers hold both."""
         (ring,), second = self.rings()
+        ahead = self.shape.turns * self.shape.groups < MANY_GROUPS
         steps, line = self.shape.steps, region.line
         pairs = self.library.add("_pairs", _gluon_decode.PAIRS)
         helper = _gluon_decode.helper(self.library, self.decode)
 
-        def part(of: str, step: int, size: int) -> str:
-            return f"{of}.index({stage})" + (f".slice({step * size}, {size}, dim=1)" if steps > 1 else "")
+        rows = f".slice(group * {ROWS}, {ROWS})" if self.shape.groups > 1 else ""
+
+        def part(of: str, step: int, size: int, rows: str = "") -> str:
+            return f"{of}.index({stage}){rows}" + (f".slice({step * size}, {size}, dim=1)" if steps > 1 else "")
 
         def decode(step: int) -> str:
             packed, values = (region.names.fresh(f"{what}{step}") for what in ("packed", "values"))
-            line(f"{packed} = {part(second, step, BYTES)}.load(PACKED)")
+            line(f"{packed} = {part(second, step, BYTES, rows)}.load(PACKED)")
             given = [f"{pairs}({packed}, OPERAND)", *numbers.decoding(step)]
             line(f"{values} = {helper}({', '.join(given)})")
             return values
@@ -202,12 +233,12 @@ class DecodedWeights(Gluon):
             sums = region.names.fresh(f"part{step}") if self.factors else acc
             start = f"{nothing}, use_acc=False" if self.factors else acc
             line(f"{sums} = warpgroup_mma({values}, {right}, {start}, is_async=True)")
-            following = decode(step + 1) if step + 1 < steps else ""
+            following = decode(step + 1) if ahead and step + 1 < steps else ""
             line(f"{sums}, {values} = warpgroup_mma_wait(0, deps=[{sums}, {values}])")
             if self.factors:
                 add = self.library.add("_add_scaled", ADD_SCALED)
                 line(f"{acc} = {add}({sums}, {numbers.factor(step)}, {acc})")
-            values = following
+            values = following or (decode(step + 1) if step + 1 < steps else "")
 
     def _join(self, region: Region, acc: str, handed: str, m: str, n: str) -> None:
         """The other groups hand their sums to the first, which adds them in order. handed: tiles so far, modulo two."""
@@ -232,30 +263,32 @@ class DecodedWeights(Gluon):
         kernel, s = self.kernel, self.shape
         x, w = self.operands[self.product.a], self.operands[self.product.b]
         (ring,), second = self.rings()
-        region = self.region([*self.shared(), "partial", "summed", "taken"])
+        region = self.region([*self.shared(), *self.handing()])
         line = region.line
         (rows, depth), (columns, bytes_) = self.boxes()
         line(f"{ring} = gl.allocate_shared_memory({x}.dtype, [{s.stages}, {rows}, {depth}], {x}.layout)")
         line(f"{second} = gl.allocate_shared_memory({w}.dtype, [{s.stages}, {columns}, {bytes_}], {w}.layout)")
-        line("SUMS: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [1, 0])")
-        line(f"partial = gl.allocate_shared_memory(gl.float32, [{s.turns - 1}, {ROWS}, {self.tall}], SUMS)")
-        counts = {"full": s.stages, "empty": s.stages, "summed": s.turns - 1, "taken": s.turns - 1}
-        for name, count in counts.items():
+        if s.turns > 1:
+            line("SUMS: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [1, 0])")
+            line(f"partial = gl.allocate_shared_memory(gl.float32, [{s.turns - 1}, {ROWS}, {self.tall}], SUMS)")
+        barriers = [("full", s.stages, 1), ("empty", s.stages, s.groups)]
+        barriers += [(name, s.turns - 1, 1) for name in self.handing()[1:]]
+        for name, count, _ in barriers:
             line(f"{name} = gl.allocate_shared_memory(gl.int64, [{count}, 1], mbarrier.MBarrierLayout())")
         i = region.names.fresh("i")
-        for names, count in ((("full", "empty"), s.stages), (("summed", "taken"), s.turns - 1)):
+        for name, count, arrivals in barriers:
             line(f"for {i} in gl.static_range({count}):")
-            for name in names:
-                line(f"    mbarrier.init({name}.index({i}), count=1)")
+            line(f"    mbarrier.init({name}.index({i}), count={arrivals})")
         line("fence_async_shared()")
         line("gl.warp_specialize(")
         line("    [")
-        for group in range(s.turns):
+        groups = s.turns * s.groups
+        for group in range(groups):
             line(f"        ({self.name}_math, ({', '.join([str(group), *self.math_parameters()])})),")
         line(f"        ({self.name}_load, ({', '.join([x, w, *self.shared(), *self.sizes()])})),")
         line("    ],")
-        workers = ["4"] * (s.turns - 1) + ["1"]
-        registers = [str(REGISTERS[s.turns])] * (s.turns - 1) + [str(LOADING_REGISTERS)]
+        workers = ["4"] * (groups - 1) + ["1"]
+        registers = [str(REGISTERS[groups])] * (groups - 1) + [str(LOADING_REGISTERS)]
         line(f"    [{', '.join(workers)}],")
         line(f"    [{', '.join(registers)}],")
         line(")")
@@ -284,7 +317,7 @@ class Numbers:
     def _place(self, i: int, n: str) -> None:
         w, fresh = self.writer, self.region.names.fresh
         name, (height, width) = w.operands[i], tensor_type(w.kernel.args[i].type).shape
-        layout = {w.decode.zero: "OPERAND", w.decode.scale: "gl.SliceLayout(2, BLOCKS)"}.get(i, "LAYOUT")
+        layout = {w.decode.zero: "OPERAND", w.decode.scale: "SCALES"}.get(i, "LAYOUT")
         rows, pointers, masks = fresh("rows"), fresh(f"{name}_ptrs"), list[str]()
         self.region.line(f"{rows} = {n} * {ROWS} + gl.arange(0, {ROWS}, gl.SliceLayout(1, {layout}))")
         tall = not isinstance(height, int) or height % ROWS
@@ -335,6 +368,8 @@ class Numbers:
             else:
                 fmt = tensor_type(w.kernel.args[i].type).format
                 assert fmt is not None, "zero points and scales were checked"
+                if i == w.decode.scale:
+                    loaded = f"gl.convert_layout({loaded}, gl.SliceLayout(2, BLOCKS), assert_trivial=True)"
                 text = f"{_gluon_decode.number(w.library, w.decode, fmt)}({loaded})"
             region.line(f"{self.now[i, step]} = {text}")
 

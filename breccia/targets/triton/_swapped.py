@@ -1,4 +1,4 @@
-"""Products of few rows whose weight is decoded in registers: what `_gluon_weights` has to know, read off the tiled form.
+"""Products of few rows whose weight is decoded in registers: what `_gluon_weights` knows, read off the tiled form.
 
     step (%acc, %x, %w, %z, %s) {                 finish (%acc, ..) { %t = transpose %acc [1, 0]  elementwise ops ..}
       %c = unpack %w order packed4 size 128 ..
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xdsl.ir import BlockArgument, Operation, SSAValue
+from xdsl.ir import BlockArgument, SSAValue
 
 from breccia.codegen.lines import tensor_type
 from breccia.formats import Format
@@ -85,18 +85,18 @@ def swapped(kernel: KernelOp) -> Weights | None:
     w, decode = decoded
     placed = _dims(kernel, x, w, parallel, walked[0])
     rows, kind = tensor_type(dot.args[1].type).shape[0], str(tensor_type(dot.args[1].type).dtype)
-    if placed is None or rows not in WIDTHS or kind != decode.computed:
+    if placed is None or not isinstance(rows, int) or rows not in WIDTHS or kind != decode.computed:
         return None
     m, n = placed
     numbers = [_scale(kernel, f) for f in factors]
     rowwise = [number for number in (*numbers, decode.zero, decode.scale) if number is not None]
     if None in numbers or not all(_rowwise(kernel, number, n, walked[0]) for number in rowwise):
         return None
-    turned = _ending(kernel, m, n, int(rows))
+    turned = _ending(kernel, m, n, rows)
     if turned is None:
         return None
     product = Product(m, n, walked[0], x, w, ROWS, STEP, False, (), False, turned)
-    return Weights(product, int(rows), decode, tuple(number for number in numbers if number is not None))
+    return Weights(product, rows, decode, tuple(number for number in numbers if number is not None))
 
 
 def _step(kernel: KernelOp) -> tuple[DotOp, list[SSAValue]] | None:
@@ -206,8 +206,8 @@ def _codes(value: SSAValue) -> UnpackOp | None:
 
 
 def _unmasked(value: SSAValue) -> SSAValue:
-    """What a mask along k is put on: the activation's zeros beyond its last column do the same, for codes are finite."""
-    op: Operation | object = value.owner
+    """What a mask along k is put on: beyond k the activation is zero, which does the same, since codes are finite."""
+    op = value.owner
     return _unmasked(op.args[0]) if isinstance(op, MaskOp) and op.data("axis") == 1 else value
 
 
@@ -227,4 +227,3 @@ def _rowwise(kernel: KernelOp, number: int, n: GridDim, k: GridDim) -> bool:
     window = kernel.tiles.inputs[number]
     assert window is not None, "windows were checked"
     return window.block[0] == ROWS and along(window.index[0], n) and dims.symbols(window.index[1]) <= {k.name}
-

@@ -140,15 +140,9 @@ INSTRUCTIONS: dict[str, Callable[..., Tensor]] = {
 
 
 def _inline(text: str, constraints: str, args: Sequence[Any], dtype: Any, is_pure: bool, pack: int) -> Tensor:
-    if pack == 1:
+    if text in INSTRUCTIONS:
         return INSTRUCTIONS[text](*args).to(dtype)
-    if pack != 2 or np.dtype(dtype).itemsize != 2 or constraints != ",".join(["=r", *["r"] * 2 * len(args)]):
-        raise NotImplementedError(f"{constraints} for {pack} results of {dtype} at once")
-    # Two neighbours at once: theirs are the registers that follow each other, and the halves of the result.
-    whole = np.broadcast_arrays(*map(np.asarray, args))
-    registers = [array[..., i::2] for array in whole for i in range(2)]
-    pairs = ptx.run(text, {f"${1 + i}": register for i, register in enumerate(registers)})
-    return tensor(np.ascontiguousarray(pairs).view(np.uint16).view(dtype).reshape(whole[0].shape))
+    return tensor(ptx.elementwise(text, constraints, [np.asarray(a) for a in args], np.dtype(dtype), pack))
 
 
 class Pointer:

@@ -1,11 +1,11 @@
 """What the inline assembly of emitted kernels means: one PTX instruction after the other, on NumPy arrays of 32 bits.
 
-    run("mad.lo.u32 t, $1, 4096, $1; and.b32 $0, t, 0x000f000f;", {"$1": np.array([0x21])})     # [0x00020001]
+run("mad.lo.u32 t, $1, 4096, $1; and.b32 $0, t, 0x000f000f;", {"$1": np.array([0x21])})     # [0x00020001]
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -25,12 +25,12 @@ def _lop3(a: Array, b: Array, c: Array, table: Array) -> Array:
     return found
 
 
-def _halves(fn: Callable[[Any, Any], Any], kind: str) -> Callable[..., Array]:
+def _halves(fn: Callable[..., Any], kind: str) -> Callable[..., Array]:
     """An operation on both halves of registers, computed in float64 and rounded once to nearest even."""
     dtype = _HALVES[kind]
 
-    def run(a: Array, b: Array) -> Array:
-        parts = [np.ascontiguousarray(v).view(np.uint16).view(dtype).astype(np.float64) for v in (a, b)]
+    def run(*given: Array) -> Array:
+        parts = [np.ascontiguousarray(v).view(np.uint16).view(dtype).astype(np.float64) for v in given]
         with np.errstate(all="ignore"):  # a GPU does not warn
             return fn(*parts).astype(dtype).view(np.uint16).view(np.uint32)
 
@@ -45,7 +45,20 @@ _TABLE: dict[str, Callable[..., Array]] = {
     "lop3.b32": _lop3,
     **{f"sub.rn.{kind}": _halves(np.subtract, kind) for kind in _HALVES},
     **{f"mul.rn.{kind}": _halves(np.multiply, kind) for kind in _HALVES},
+    **{f"fma.rn.{kind}": _halves(lambda a, b, c: a * b + c, kind) for kind in _HALVES},
+    "max.u16x2": lambda a, b: np.maximum(a.view(np.uint16), b.view(np.uint16)).view(np.uint32),
 }
+
+
+def elementwise(text: str, constraints: str, args: Sequence[Array], dtype: np.dtype[Any], pack: int) -> Array:
+    """What Triton's inline assembly gives for whole arrays: a number of 32 bits each, or two neighbours in halves."""
+    if constraints != ",".join(["=r", *["r"] * pack * len(args)]) or dtype.itemsize * pack != 4:
+        raise NotImplementedError(f"{constraints} for {pack} results of {dtype} at once")
+    whole = np.broadcast_arrays(*args)
+    # The registers of neighbours follow each other.
+    registers = [array[..., i::pack] for array in whole for i in range(pack)]
+    found = run(text, {f"${1 + i}": register for i, register in enumerate(registers)})
+    return np.ascontiguousarray(found).view(dtype).reshape(whole[0].shape)
 
 
 def run(text: str, given: Mapping[str, Any]) -> Array:

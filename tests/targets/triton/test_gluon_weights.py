@@ -110,11 +110,12 @@ def test_every_code_of_e2m1_and_every_scale_of_nvfp4() -> None:
 
 FORMS = {
     "16": Shape(16, 2, 4), "64": Shape(64, 2, 2), "32, 3 turns": Shape(32, 3, 1), "16, 4 turns": Shape(16, 4, 2),
+    "64, shared": Shape(64, 1, 2, 2), "16, shared": Shape(16, 1, 1, 3),
 }  # fmt: skip
-"""Rows of the activation in a tile, groups that take turns, and steps of a stage."""
+"""Rows of the activation in a tile, groups that take turns, steps of a stage, and groups that share the activation."""
 NAMES = ("int4_g128_f16", "uint4_g128_f16", "mxfp4", "nvfp4")
 ODD = [(5, 300, 576), (33, 130, 1184), (1, 136, 4000), (70, 72, 160)]
-"""M, N, K. Rows of 150 bytes are no multiples of 16; the third walks around rings; the last has more rows than a tile."""
+"""M, N, K. The third walks around rings; the last has more rows than a tile."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,8 @@ def emitted(program: Program) -> str:
         text = programs.gemm("", program.name, n=n, k=k, bias=program.bias, typical=shape.rows)
         source = programs.source(text, "sm_90")
     assert "gl.warp_specialize" in source, source
-    assert f"], [{', '.join(['4'] * (shape.turns - 1) + ['1'])}]," in re.sub(r"\s+", " ", source)
+    workers = ["4"] * (shape.turns * shape.groups - 1) + ["1"]
+    assert f"], [{', '.join(workers)}]," in re.sub(r"\s+", " ", source)
     return source
 
 
@@ -286,7 +288,7 @@ ANY: dict[str, tuple[Change, ...]] = {
     "tiles of a program overlap": ((r", gl\.num_programs\(0\)\)", ", gl.num_programs(0) + 1)"),),
     "columns outside are written": ((r"(mask=\(rows < M\)) & \(columns < \d+\)", r"\1"),),
     "rows outside are written": ((r"mask=\(rows < M\) & ", "mask="),),
-    "rows are a bit longer": ((r"(rows\.to\(gl\.int64\) \* )(\d+) \+ columns", lambda f: f"{f[1]}{int(f[2]) + 1} + columns"),),
+    "rows are a bit longer": ((r"(rows\.to\(gl\.int64\) \* )(\d+)(?= \+ columns)", shifted(1)),),
     "result not turned": ((r"gl\.permute\(acc, \(1, 0\)\)", "acc"),),
 }  # fmt: skip
 OVERTAKING: dict[str, tuple[Change, ...]] = {
@@ -305,15 +307,25 @@ SCALED: dict[str, tuple[Change, ...]] = {
     "scales of another step": ((r"w_scale0_now1, 32", "w_scale0_now0, 32"),),
     "scales of the row's first block": ((r"(w_scale0_ptrs = [^\n]*) \+ gl\.expand_dims\(columns\w*, 0\)", r"\1 + 0"),),
     "scales beyond the last read": ((r" & \(gl\.expand_dims\(columns\w*, 0\) < [^\n]*?\)(, other)", r"\1"),),
-    "exponents off by one": ((r"codes << 7", "(codes + 1) << 7"),),
+    "exponents off by one": ((r"0x00800080", "0x01000100"),),
     "signs left out": ((r"0x80008000", "0x00000000"),),
     "halves too small": ((r"0x7e807e80", "0x7e007e00"),),
 }
+SHARED: dict[str, tuple[Change, ...]] = {
+    "one release too few awaited": ((r"(init\(empty\.index\(i\), count=)(\d)", shifted(-1)),),
+    "groups decode the same rows": ((r"slice\(group \* 64, 64\)", "slice(0, 64)"),),
+    "groups store the same rows": ((r"n \* 2 \+ group", "n * 2"),),
+    "groups have the scales of the next tile": ((r"n \* 2 \+ group", "n * 2 + 1 - group"),),
+    "stages are not released": ((r"\n +mbarrier\.arrive\(empty[^\n]*", ""),),
+    "half of the rows loaded": ((r"(async_load\(w_elements, \[n \* )128", r"\g<1>64"),),
+}
+"""Bugs where groups have rows of their own."""
 KINDS: dict[Program, dict[str, tuple[Change, ...]]] = {
     Program("16", size=(5, 300, 1700)): ANY,
     Program("16", size=(5, 900, 1000)): OVERTAKING,
     Program("16", "uint4_g128_f16", (5, 130, 1184)): ZERO,
     Program("64", "mxfp4", (5, 130, 1184)): SCALED,
+    Program("64, shared", size=(5, 300, 1700)): SHARED,
 }
 BUGS = [(name, program, changes) for program, kind in KINDS.items() for name, changes in kind.items()]
 
