@@ -135,6 +135,7 @@ PROGRAMS = [
     *(Program(form, name, size) for form in ("16", "64") for name in NAMES for size in ODD),
     *(Program(form, name, ODD[2]) for form in FORMS for name in NAMES[1:3]),
     *(Program(form, name, ODD[1], bias=True) for form in ("16", "64") for name in NAMES),
+    *(Program(form, "uint4_g128_f16", (3, 200, 128)) for form in FORMS),
     *(Program("16", name, ODD[0]) for name in ("int4_g128_bf16", "int4_g128_f32", "uint4_g128_f32")),
 ]
 
