@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from breccia.ir.kernel import KernelOp
-from breccia.passes import _weight_tiles
+from breccia.passes import _tile_sizes, _weight_tiles
 from breccia.passes._weight_tiles import SHAPES, Shape, cost
 from breccia.target import find
 from tests.targets.triton.programs import gemm, lowered
@@ -89,3 +89,11 @@ def test_scratch_memory_holds_all_stages(shape: Shape, monkeypatch: pytest.Monke
 def test_without_shapes_everything_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_weight_tiles, "SHAPES", ())
     assert not swapped(gemm("", "mxfp4", typical=16, n=4096))
+
+
+def test_plain_triton_swaps_where_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = gemm("", "mxfp4", typical=16, n=4096)
+    monkeypatch.setattr(_tile_sizes, "SWAPPED_ROWS", 16)
+    assert swapped(text, "sm_80")
+    assert not swapped(gemm("", "mxfp4", typical=64, n=4096), "sm_80")
+    assert not swapped(gemm("float8_1x128", "float8_128x128", typical=16), "sm_89")  # multiplied as it is stored
