@@ -44,7 +44,8 @@ MEMORY_BYTES = 13.0
 @dataclass(frozen=True)
 class Shape:
     """The shape of a program for activations of at most `rows` rows. Groups of warps take `turns` along k, a stage of
-    `steps` steps each; or `groups` of them have rows of the weight of their own, and share the activation.
+    `steps` steps each; or `groups` of them, a power of two, have rows of the weight of their own, and share the
+    activation.
     """
 
     rows: int

@@ -110,7 +110,7 @@ def test_every_code_of_e2m1_and_every_scale_of_nvfp4() -> None:
 
 FORMS = {
     "16": Shape(16, 2, 4), "64": Shape(64, 2, 2), "32, 3 turns": Shape(32, 3, 1), "16, 4 turns": Shape(16, 4, 2),
-    "64, shared": Shape(64, 1, 2, 2), "16, shared": Shape(16, 1, 1, 3),
+    "64, shared": Shape(64, 1, 2, 2), "16, shared": Shape(16, 1, 1, 4),
 }  # fmt: skip
 """Rows of the activation in a tile, groups that take turns, steps of a stage, and groups that share the activation."""
 NAMES = ("int4_g128_f16", "uint4_g128_f16", "mxfp4", "nvfp4")
