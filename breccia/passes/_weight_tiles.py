@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xdsl.ir import Attribute
-
 from breccia.ir.attributes import ScheduleAttr
 from breccia.ir.capabilities import Capabilities
 from breccia.ir.hints import expected, typical_sizes
@@ -27,7 +25,9 @@ Entries = dict[str, int | str]
 ROWS = 64
 """Rows of the weight in a tile: those of Hopper's matrix instruction of four warps."""
 STEP = 128
-"""Elements along k that are decoded and multiplied at once: a block of the usual scales."""
+"""Elements along k that are decoded and multiplied at once, where scales of partial sums do not want fewer."""
+SHORTEST = 32
+"""The fewest of them."""
 BITS = 4
 RESERVED_BYTES = 1024
 """Scratch memory for barriers."""
@@ -44,8 +44,8 @@ MEMORY_BYTES = 13.0
 @dataclass(frozen=True)
 class Shape:
     """The shape of a program for activations of at most `rows` rows. Groups of warps take `turns` along k, a stage of
-    `steps` steps each; or `groups` of them, a power of two, have rows of the weight of their own, and share the
-    activation.
+    `steps` times 128 elements each; or `groups` of them, a power of two, have rows of the weight of their own, and
+    share the activation.
     """
 
     rows: int
@@ -61,23 +61,25 @@ SHAPES = (Shape(16, 4, 2), Shape(32, 2, 4), Shape(64, 2, 2), Shape(64, 1, 2, 2))
 def weight_tiles(kernel: KernelOp, op: MatmulOp, capabilities: Capabilities, said: Entries) -> Entries | None:
     """The schedule of a product for groups of warps that decode; None where it does not suit it or the architecture."""
     wanted = {"wgmma", "tma", "warp_specialize"}
-    if not wanted <= set(capabilities.features) or "block_m" in said or "num_warps" in said or not _decodes(op):
+    if not wanted <= set(capabilities.features) or "block_m" in said or "num_warps" in said:
         return None
+    step = _step(op)
     shape, depth = shape_of(op.out.type), shape_of(op.args[0].type)[-1]
     rows = expected(shape[0], typical_sizes(op))
     fitting = [s for s in SHAPES if rows is not None and rows <= s.rows]
-    if not fitting or rows is None or not isinstance(shape[1], int) or not isinstance(depth, int):
+    if not step or not fitting or rows is None or not isinstance(shape[1], int) or not isinstance(depth, int):
         return None
     columns = shape[1]
     found = min((s for s in fitting if s.rows == fitting[0].rows), key=lambda s: cost(s, rows, columns))
-    blocks: Entries = {"block_m": found.rows, "block_n": ROWS, "block_k": STEP}
+    blocks: Entries = {"block_m": found.rows, "block_n": ROWS, "block_k": step}
     planned = planned_blocks(kernel, "gemm", ScheduleAttr(tuple({**blocks, **said}.items())))
     stages = _stages(found, capabilities)
     # An axis of one tile has no dimension, and is not planned.
     if planned != blocks or stages < 2:
         return None
     return {
-        **blocks, "operands": SWAPPED, "groups": found.groups, "turns": found.turns, "steps": found.steps,
+        **blocks, "operands": SWAPPED, "groups": found.groups, "turns": found.turns,
+        "steps": found.steps * STEP // step,
         "num_warps": 4, "num_stages": stages, **said,
     }  # fmt: skip
 
@@ -96,31 +98,40 @@ def _stages(shape: Shape, capabilities: Capabilities) -> int:
     return min(room // stage, MOST_STAGES) // shape.turns * shape.turns
 
 
-def _decodes(op: MatmulOp) -> bool:
-    """True for a plain activation of 16 bits times a weight [N, K] that decodes to its format step by step."""
+def _step(op: MatmulOp) -> int:
+    """Elements along k of a step, for a plain activation of 16 bits and a weight [N, K] that is decoded; 0 for others."""
     a, b = (v.type for v in op.args[:2])
-    computed = op.properties.get("compute")
+    computed, places = op.properties.get("compute"), op.properties.get("place_b")
     if len(op.args) != 2 or not isinstance(a, TensorType) or not isinstance(b, ScaledType) or b.rank != 2:
-        return False
-    if str(computed) not in ("bf16", "f16") or str(a.dtype) != str(computed):
-        return False
+        return 0
+    if str(computed) not in ("bf16", "f16") or str(a.dtype) != str(computed) or places is None:
+        return 0
     turned = isinstance(op.args[1].owner, TransposeOp) and not isinstance(op.args[0].owner, TransposeOp)
-    return turned and _known(b.recipe, op.properties.get("place_b"), str(computed))
+    return _shortest(b.recipe, places.data) if turned and _known(b.recipe, str(computed)) else 0  # type: ignore[attr-defined]
 
 
-def _known(recipe: Recipe, places: Attribute | None, computed: str) -> bool:
-    """True where elements are decoded by what `_gluon_weights` has instructions for, and scales meet the steps."""
+def _known(recipe: Recipe, computed: str) -> bool:
+    """True where elements are decoded by what `_gluon_weights` has instructions for."""
     element, zero = recipe.element, recipe.zero_point
-    if element.bits != BITS or recipe.offset is not None or element.kind == "codebook" or places is None:
+    if element.bits != BITS or recipe.offset is not None or element.kind == "codebook":
         return False
-    if element.kind == "float" and computed != "bf16":
-        return False
-    for block, place in zip(recipe.blocks(2), places.data, strict=True):  # type: ignore[attr-defined]
+    if element.kind == "float":
+        return computed == "bf16" and zero is None
+    return zero is None or not element.signed
+
+
+def _shortest(recipe: Recipe, places: tuple[str, ...]) -> int:
+    """Elements of a step: those that all scales of partial sums share; 0 where scales do not meet steps."""
+    step = STEP
+    for (along, across), place in zip(recipe.blocks(2), places, strict=True):
         if place == "epilogue":
             continue
-        along, across = block
-        if across != 1 or along is None or (STEP % along if place == "operand" else along % STEP):
-            return False
-        if place == "operand" and (element.kind != "float" or zero is not None):
-            return False
-    return zero is None or (element.kind == "int" and not element.signed)
+        if across != 1 or along is None or (place == "operand" and recipe.element.kind != "float"):
+            return 0
+        if place == "operand" and STEP % along:
+            return 0
+        if place == "mainloop":
+            step = min(step, along)
+            if along % step or step < SHORTEST or STEP % step:
+                return 0
+    return step

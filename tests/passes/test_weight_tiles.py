@@ -31,6 +31,12 @@ def test_few_rows_meet_decoded_weights(name: str, rows: int) -> None:
     assert (found["operands"], found["block_m"], found["block_n"], found["block_k"]) == ("swapped", rows, 64, 128)
 
 
+@pytest.mark.parametrize("block", [32, 64])
+def test_shorter_groups_make_shorter_steps(block: int) -> None:
+    found = schedule(gemm("", f"uint4_g{block}_f16", typical=16, n=4096))
+    assert (found["block_k"], found["steps"]) == (block, SHAPES[0].steps * 128 // block)
+
+
 def test_other_architectures_and_more_rows_do_not_swap() -> None:
     assert not swapped(gemm("", "mxfp4", typical=16), "sm_89")
     assert not swapped(gemm("", "mxfp4", typical=16), "sm_100")
@@ -42,14 +48,13 @@ def test_other_architectures_and_more_rows_do_not_swap() -> None:
     "text",
     [
         gemm("", "mxfp4", typical=16, rows=False),  # a weight [K, N]: neighbours in a byte are not neighbours along k
-        gemm("", "int4_g32_f16", typical=16),  # partial sums of 32 products
         gemm("", "nf4", typical=16),  # values from a table
         gemm("", "float8_128x128", typical=16),
         gemm("mxfp8_e4m3", "mxfp4", typical=16),
         gemm("", "mxfp4", typical=16).replace("[M, 1024], bf16", "[M, 1024], f16"),  # float16 does not hold the scales
         gemm("", "mxfp4", typical=16, n=48),
     ],
-    ids=["K, N", "groups of 32", "table", "bytes", "two scaled", "float16", "one tile"],
+    ids=["K, N", "table", "bytes", "two scaled", "float16", "one tile"],
 )
 def test_other_products_do_not_swap(text: str) -> None:
     found = lowered(text, "sm_90")

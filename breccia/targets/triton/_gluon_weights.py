@@ -25,36 +25,34 @@ from breccia.targets.triton._gluon import LOADING_REGISTERS, Gluon, Shape
 from breccia.targets.triton._gluon_scales import ADD_SCALED
 from breccia.targets.triton._region import Region
 from breccia.targets.triton._specialized import ROWS
-from breccia.targets.triton._swapped import STEP, Weights
+from breccia.targets.triton._swapped import Weights
 from breccia.targets.triton._text import head
 
 REGISTERS = {2: 232, 3: 160, 4: 112}
 """Registers of a thread that multiplies, by the number of groups."""
 MANY_GROUPS = 4
 """Groups of which others decode while one multiplies, and whose registers hold one step alone."""
-BYTES = STEP // 2
-"""Bytes of a row of the weight in one step."""
-# Where the numbers of a step lie along k in the registers and threads of the instruction's first operand, and its rows.
+# Where the numbers of a step of 128 lie in the registers and threads of the instruction's first operand: row, place on k.
 _REGISTERS = ((0, 1), (8, 0), (0, 8), (0, 16), (0, 32), (0, 64))
 _LANES = ((0, 2), (0, 4), (1, 0), (2, 0), (4, 0))
 _WARPS = ((16, 0), (32, 0))
 
 
-def packed_layout() -> str:
-    """How threads hold bytes whose codes are theirs."""
-    registers = [(m, k // 2) for m, k in _REGISTERS if (m, k) != (0, 1)]
-    return _linear(registers, [(m, k // 2) for m, k in _LANES], _WARPS, (ROWS, BYTES))
+def packed_layout(depth: int) -> str:
+    """How threads hold the bytes of a step whose codes are theirs."""
+    registers = [(m, k // 2) for m, k in _REGISTERS if k < depth and (m, k) != (0, 1)]
+    return _linear(registers, [(m, k // 2) for m, k in _LANES], _WARPS, (ROWS, depth // 2))
 
 
-def blocked_layout(block: int) -> str:
+def blocked_layout(depth: int, block: int) -> str:
     """How threads hold their numbers of a step, as blocks along k."""
-    registers, lanes, warps = ([(m, k // block, k % block) for m, k in bases] for bases in (_REGISTERS, _LANES, _WARPS))
-    return _linear(registers, lanes, warps, (ROWS, STEP // block, block))
+    bases = [basis for basis in _REGISTERS if basis[1] < depth], _LANES, _WARPS
+    registers, lanes, warps = ([(m, k // block, k % block) for m, k in part] for part in bases)
+    return _linear(registers, lanes, warps, (ROWS, depth // block, block))
 
 
-def scales_layout(block: int) -> str:
-    """How threads load scales of blocks along k: those of a row together, as they lie in memory."""
-    count = STEP // block
+def scales_layout(count: int) -> str:
+    """How threads load `count` scales along k: those of a row together, as they lie in memory."""
     registers = [(0, 1 << i) for i in range(count.bit_length() - 1)] + [(8, 0)]
     return _linear(registers, [(m, 0) for m, _ in _LANES], _WARPS, (ROWS, count))
 
@@ -76,6 +74,9 @@ class DecodedWeights(Gluon):
         self, kernel: KernelOp, weights: Weights, shape: Shape, name: str, library: Library, capabilities: Capabilities
     ) -> None:
         self.decode, self.factors, self.tall = weights.decode, weights.factors, weights.rows
+        self.depth = weights.product.depth
+        self.count = self.depth // self.decode.block if self.decode.scale is not None else 1
+        """Scales of a row in one step."""
         super().__init__(kernel, weights.product, shape, name, library, capabilities)
 
     def stored_boxed(self, i: int) -> bool:  # noqa: ARG002 - few rows leave by themselves, without a wait at the end
@@ -83,7 +84,7 @@ class DecodedWeights(Gluon):
 
     def boxes(self) -> tuple[tuple[int, int], tuple[int, int]]:
         steps = self.shape.steps
-        return (self.tall, STEP * steps), (ROWS * self.shape.groups, BYTES * steps)
+        return (self.tall, self.depth * steps), (ROWS * self.shape.groups, self.depth // 2 * steps)
 
     def first_box(self) -> tuple[int, int]:
         return self.boxes()[0]
@@ -169,10 +170,10 @@ class DecodedWeights(Gluon):
         fresh, line = region.names.fresh, region.line
         line(self.layout)
         line("OPERAND: gl.constexpr = gl.DotOperandLayout(0, LAYOUT, 2)")
-        line(f"PACKED: gl.constexpr = {packed_layout()}")
+        line(f"PACKED: gl.constexpr = {packed_layout(self.depth)}")
         if self.decode.scale is not None:
-            line(f"SCALES: gl.constexpr = {scales_layout(self.decode.block)}")
-            line(f"BLOCKS: gl.constexpr = {blocked_layout(self.decode.block)}")
+            line(f"SCALES: gl.constexpr = {scales_layout(self.count)}")
+            line(f"BLOCKS: gl.constexpr = {blocked_layout(self.depth, self.decode.block)}")
         nothing, acc = fresh("nothing"), fresh("acc")
         if self.factors:
             line(f"{nothing} = gl.zeros(({ROWS}, {self.tall}), gl.float32, LAYOUT)")
@@ -222,14 +223,14 @@ class DecodedWeights(Gluon):
 
         def decode(step: int) -> str:
             packed, values = (region.names.fresh(f"{what}{step}") for what in ("packed", "values"))
-            line(f"{packed} = {part(second, step, BYTES, rows)}.load(PACKED)")
+            line(f"{packed} = {part(second, step, self.depth // 2, rows)}.load(PACKED)")
             given = [f"{pairs}({packed}, OPERAND)", *numbers.decoding(step)]
             line(f"{values} = {helper}({', '.join(given)})")
             return values
 
         values = decode(0)
         for step in range(steps):
-            right = f"{part(ring, step, STEP)}.permute((1, 0))"
+            right = f"{part(ring, step, self.depth)}.permute((1, 0))"
             sums = region.names.fresh(f"part{step}") if self.factors else acc
             start = f"{nothing}, use_acc=False" if self.factors else acc
             line(f"{sums} = warpgroup_mma({values}, {right}, {start}, is_async=True)")
@@ -322,7 +323,7 @@ class Numbers:
         self.region.line(f"{rows} = {n} * {ROWS} + gl.arange(0, {ROWS}, gl.SliceLayout(1, {layout}))")
         tall = not isinstance(height, int) or height % ROWS
         if i == w.decode.scale:
-            columns, count = fresh("columns"), STEP // w.decode.block
+            columns, count = fresh("columns"), w.count
             self.region.line(f"{columns} = gl.arange(0, {count}, gl.SliceLayout(0, {layout}))")
             along, across = f"gl.expand_dims({columns}, 0)", f"gl.expand_dims({rows}, 1)"
             text = f"{across}.to(gl.int64) * {w.strides[i][0]} + {along} * {w.strides[i][1]}"
@@ -353,7 +354,7 @@ class Numbers:
             for i in self.operands:
                 window, (pointers, mask) = w.kernel.tiles.inputs[i], self.pointers[i]
                 assert window is not None, "windows were checked"
-                count = STEP // w.decode.block if i == w.decode.scale else 1
+                count = w.count if i == w.decode.scale else 1
                 place = region.size(window.index[1], 3) + (f" * {count}" if count > 1 else "")
                 zero = "0.0" if "float" in region.triton_dtype(tensor_type(w.kernel.args[i].type)) else "0"
                 masked = f", mask={mask.format(k=k)}, other={zero}" if mask else ""

@@ -35,8 +35,8 @@ from breccia.targets.triton._specialized import (
     turned_arguments,
 )
 
-STEP = 128
-"""Elements along k of one step."""
+DEPTHS = (32, 64, 128)
+"""Elements along k that a step may have."""
 WIDTHS = (16, 32, 64)
 """Rows of the activation that a tile may have: columns of the instruction."""
 
@@ -44,14 +44,14 @@ WIDTHS = (16, 32, 64)
 @dataclass(frozen=True)
 class Decode:
     """How codes become what is multiplied. computed: "bf16" or "f16"; zero: the operand that holds a zero point for
-    each row; scale: the operand that holds a scale for each row and `block` elements along k.
+    each row and step; scale: the operand that holds a scale for each row and `block` elements along k.
     """
 
     element: Format
     computed: str
     zero: int | None = None
     scale: int | None = None
-    block: int = STEP
+    block: int = 0
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,15 @@ def swapped(kernel: KernelOp) -> Weights | None:
     if found is None:
         return None
     dot, factors = found
-    decoded, x = decode_of(kernel, dot.args[0]), _operand(kernel, dot.args[1])
+    (rows, depth), kind = tensor_type(dot.args[1].type).shape, str(tensor_type(dot.args[1].type).dtype)
+    if not isinstance(rows, int) or not isinstance(depth, int) or rows not in WIDTHS or depth not in DEPTHS:
+        return None
+    decoded, x = decode_of(kernel, dot.args[0], depth), _operand(kernel, dot.args[1])
     if decoded is None or x is None or dot.data("form") != "nt":
         return None
     w, decode = decoded
-    placed = _dims(kernel, x, w, parallel, walked[0])
-    rows, kind = tensor_type(dot.args[1].type).shape[0], str(tensor_type(dot.args[1].type).dtype)
-    if placed is None or not isinstance(rows, int) or rows not in WIDTHS or kind != decode.computed:
+    placed = _dims(kernel, x, w, parallel, walked[0], depth)
+    if placed is None or kind != decode.computed:
         return None
     m, n = placed
     numbers = [_scale(kernel, f) for f in factors]
@@ -95,7 +97,7 @@ def swapped(kernel: KernelOp) -> Weights | None:
     turned = _ending(kernel, m, n, rows)
     if turned is None:
         return None
-    product = Product(m, n, walked[0], x, w, ROWS, STEP, False, (), False, turned)
+    product = Product(m, n, walked[0], x, w, ROWS, depth, False, (), False, turned)
     return Weights(product, rows, decode, tuple(number for number in numbers if number is not None))
 
 
@@ -125,12 +127,12 @@ def _operand(kernel: KernelOp, value: SSAValue) -> int | None:
 
 
 def _dims(
-    kernel: KernelOp, x: int, w: int, parallel: tuple[GridDim, ...], k: GridDim
+    kernel: KernelOp, x: int, w: int, parallel: tuple[GridDim, ...], k: GridDim, depth: int
 ) -> tuple[GridDim, GridDim] | None:
     """The dimensions that rows and columns of the result run along."""
     a, b = kernel.tiles.inputs[x], kernel.tiles.inputs[w]
     assert a is not None and b is not None, "windows were checked"  # noqa: PT018
-    if not (along(a.index[1], k) and along(b.index[1], k)) or b.block != (ROWS, STEP // 2) or a.block[1] != STEP:
+    if not (along(a.index[1], k) and along(b.index[1], k)) or b.block != (ROWS, depth // 2) or a.block[1] != depth:
         return None
     for m, n in (parallel, parallel[::-1]):
         if along(a.index[0], m) and along(b.index[0], n):
@@ -153,39 +155,42 @@ def _ending(kernel: KernelOp, m: GridDim, n: GridDim, rows: int) -> frozenset[Bl
 # -- decoding ----------------------------------------------------------------------------------------------------------
 
 
-def decode_of(kernel: KernelOp, value: SSAValue) -> tuple[int, Decode] | None:
-    """The operand with the packed codes that `value` is decoded from, and how; None for what is not known here."""
+def decode_of(kernel: KernelOp, value: SSAValue, depth: int) -> tuple[int, Decode] | None:
+    """The operand with the packed codes that `value` is decoded from, and how; None for what is not known here.
+
+    depth: elements along k of a step.
+    """
     value = _unmasked(value)
     op = value.owner
     if not isinstance(op, ConvertOp) or str(tensor_type(value.type).dtype) not in ("bf16", "f16"):
         return None
     computed, inner = str(tensor_type(value.type).dtype), op.args[0]
-    codes = _codes(inner)
+    codes = _codes(inner, depth)
     if codes is None and isinstance(inner.owner, BinaryOp):
-        return _with_numbers(kernel, inner.owner, computed)
+        return _with_numbers(kernel, inner.owner, computed, depth)
     operand = _operand(kernel, codes.args[0]) if codes is not None else None
     element = tensor_type(codes.out.type).format if codes is not None else None
     return (operand, Decode(element, computed)) if operand is not None and _known(element, computed) else None  # type: ignore[arg-type]
 
 
-def _with_numbers(kernel: KernelOp, op: BinaryOp, computed: str) -> tuple[int, Decode] | None:
+def _with_numbers(kernel: KernelOp, op: BinaryOp, computed: str, depth: int) -> tuple[int, Decode] | None:
     """Codes less a zero point, or times a scale."""
     left, right = (_unmasked(v) for v in op.args)
-    codes = _codes(left.owner.args[0]) if isinstance(left.owner, ConvertOp) else None
+    codes = _codes(left.owner.args[0], depth) if isinstance(left.owner, ConvertOp) else None
     if codes is None:
         return None
     operand, element = _operand(kernel, codes.args[0]), tensor_type(codes.out.type).format
-    block = STEP
+    block = depth
     if isinstance(right.owner, ExpandOp):
         (block,) = right.owner.data("by")
-        if right.owner.data("axis") != 1 or not isinstance(block, int) or STEP % block:
+        if right.owner.data("axis") != 1 or not isinstance(block, int) or depth % block:
             return None
         right = right.owner.args[0]
     number = _operand(kernel, right.owner.args[0]) if isinstance(right.owner, ConvertOp) else None
     if number is None or operand is None or element is None or not _known(element, computed):
         return None
     fn = op.data("fn")
-    if fn == "sub" and element.kind == "int" and not element.signed and block == STEP:
+    if fn == "sub" and element.kind == "int" and not element.signed and block == depth:
         zero = tensor_type(kernel.args[number].type).format
         return (operand, Decode(element, computed, zero=number)) if zero == element else None
     if fn == "mul" and element.kind == "float":
@@ -199,9 +204,9 @@ def _known(element: Format | None, computed: str) -> bool:
     return element.kind == "int" or (element.kind == "float" and computed == "bf16")
 
 
-def _codes(value: SSAValue) -> UnpackOp | None:
+def _codes(value: SSAValue, depth: int) -> UnpackOp | None:
     op = _unmasked(value).owner
-    whole = isinstance(op, UnpackOp) and op.data("order") == "packed4" and op.data("size") == (STEP,)
+    whole = isinstance(op, UnpackOp) and op.data("order") == "packed4" and op.data("size") == (depth,)
     return op if whole and isinstance(op, UnpackOp) else None
 
 

@@ -137,6 +137,12 @@ PROGRAMS = [
     *(Program(form, name, ODD[1], bias=True) for form in ("16", "64") for name in NAMES),
     *(Program(form, "uint4_g128_f16", (3, 200, 128)) for form in FORMS),
     *(Program("16", name, ODD[0]) for name in ("int4_g128_bf16", "int4_g128_f32", "uint4_g128_f32")),
+    *(
+        Program(form, name, size)
+        for form in ("16", "64", "64, shared")
+        for name in ("int4_g64_f16", "uint4_g32_f16", "int4_g32_bf16")
+        for size in ODD[:2]
+    ),
 ]
 
 
