@@ -32,6 +32,8 @@ BITS = 4
 RESERVED_BYTES = 1024
 """Scratch memory for barriers."""
 MOST_STAGES = 16
+MOST_STEPS = 4
+"""Of one stage: all their scales are in registers."""
 
 
 MULTIPROCESSORS = 132
@@ -73,13 +75,14 @@ def weight_tiles(kernel: KernelOp, op: MatmulOp, capabilities: Capabilities, sai
     found = min((s for s in fitting if s.rows == fitting[0].rows), key=lambda s: cost(s, rows, columns))
     blocks: Entries = {"block_m": found.rows, "block_n": ROWS, "block_k": step}
     planned = planned_blocks(kernel, "gemm", ScheduleAttr(tuple({**blocks, **said}.items())))
-    stages = _stages(found, capabilities)
+    steps = min(found.steps * STEP // step, MOST_STEPS)
+    stages = _stages(found, steps * step, capabilities)
     # An axis of one tile has no dimension, and is not planned.
     if planned != blocks or stages < 2:
         return None
     return {
         **blocks, "operands": SWAPPED, "groups": found.groups, "turns": found.turns,
-        "steps": found.steps * STEP // step,
+        "steps": steps,
         "num_warps": 4, "num_stages": stages, **said,
     }  # fmt: skip
 
@@ -91,15 +94,15 @@ def cost(shape: Shape, rows: int, columns: int) -> float:
     return -(-tiles // MULTIPROCESSORS) * max(weight / MEMORY_BYTES, (weight + activation) / CACHE_BYTES)
 
 
-def _stages(shape: Shape, capabilities: Capabilities) -> int:
-    """How many stages fit beside the sums that groups hand to the first: a multiple of the turns."""
-    stage = (ROWS * shape.groups * BITS // 8 + shape.rows * 2) * STEP * shape.steps
+def _stages(shape: Shape, depth: int, capabilities: Capabilities) -> int:
+    """How many stages of `depth` elements along k fit beside the sums that groups hand to the first: whole turns."""
+    stage = (ROWS * shape.groups * BITS // 8 + shape.rows * 2) * depth
     room = capabilities.scratch_bytes - RESERVED_BYTES - (shape.turns - 1) * ROWS * shape.rows * 4
     return min(room // stage, MOST_STAGES) // shape.turns * shape.turns
 
 
 def _step(op: MatmulOp) -> int:
-    """Elements along k of a step, for a plain activation of 16 bits and a weight [N, K] that is decoded; 0 for others."""
+    """Elements along k of a step for a plain activation of 16 bits and a weight [N, K] to decode; 0 for others."""
     a, b = (v.type for v in op.args[:2])
     computed, places = op.properties.get("compute"), op.properties.get("place_b")
     if len(op.args) != 2 or not isinstance(a, TensorType) or not isinstance(b, ScaledType) or b.rank != 2:

@@ -132,7 +132,7 @@ def test_products_of_every_orientation(left: str, right: str, rows: int) -> None
     assert torch.equal(turned(a, rows_of_k), turned(a, rows_of_k))
 
 
-FOUR_BITS = ("int4_g128_f16", "int4_g128_bf16", "uint4_g128_f16", "mxfp4", "nvfp4")
+FOUR_BITS = ("int4_g128_f16", "int4_g128_bf16", "uint4_g128_f16", "uint4_g32_f16", "int4_g64_f16", "mxfp4", "nvfp4")
 few_rows = breccia.compile(lambda x, w: breccia.matmul(x, breccia.transpose(w), out_dtype="bfloat16"))
 
 

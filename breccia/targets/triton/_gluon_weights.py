@@ -32,7 +32,7 @@ REGISTERS = {2: 232, 3: 160, 4: 112}
 """Registers of a thread that multiplies, by the number of groups."""
 MANY_GROUPS = 4
 """Groups of which others decode while one multiplies, and whose registers hold one step alone."""
-# Where the numbers of a step of 128 lie in the registers and threads of the instruction's first operand: row, place on k.
+# Where the numbers of a step of 128 lie in registers and threads of the instruction's first operand: row, place on k.
 _REGISTERS = ((0, 1), (8, 0), (0, 8), (0, 16), (0, 32), (0, 64))
 _LANES = ((0, 2), (0, 4), (1, 0), (2, 0), (4, 0))
 _WARPS = ((16, 0), (32, 0))

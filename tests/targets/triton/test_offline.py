@@ -31,7 +31,7 @@ FUSED = programs.gemm(*programs.FP8_BLOCKS, typical=4096, n=4096, bias=True)
 MXFP8_GROUPS = programs.gemm("mxfp8_e4m3", typical=4096, n=4096, k=4096)
 FEW_ROWS = {
     f"{name}, {rows} rows": programs.gemm("", name, typical=rows, n=4096, bias=True)
-    for name in ("int4_g128_f16", "uint4_g128_f16", "mxfp4", "nvfp4") for rows in (16, 64)
+    for name in ("int4_g128_f16", "uint4_g128_f16", "uint4_g32_f16", "mxfp4", "nvfp4") for rows in (16, 64)
 }  # fmt: skip
 CHOSEN: dict[str, dict[str, str]] = {
     "sm_80": {"fp8": FP8, "int4": INT4},
