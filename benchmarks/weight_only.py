@@ -17,7 +17,7 @@ A wrong result fails the run, a missed speed does not. See `benchmarks._gpu` for
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -103,13 +103,15 @@ class Sheet:
     Invariant: `weights` gives as many weights of a recipe as the L2 cache cannot hold, made once for all sheets.
     """
 
-    def __init__(self, table: Table, shape: Shape, weights: Callable[[str], list[Any]], error: str) -> None:
+    def __init__(
+        self, table: Table, shape: Shape, weights: Callable[[str], list[Any]], wrong: Mapping[str, str]
+    ) -> None:
         self.table, self.given, self.shape, self.weights = table, table.given, shape, weights
         self.label = "x".join(map(str, shape))
         self.a = gemm.normal(self.given, shape[0], shape[2])
         self.yardstick = 0.0
-        self.error = error
-        """Why breccia is not timed, if it is not."""
+        self.wrong = wrong
+        """Recipe to why it is not timed, if it is not."""
         self.ratios: dict[str, tuple[float, float | None, float | None]] = {}
         """Recipe to what `x bf16`, `x best` and `x Marlin` are."""
 
@@ -141,8 +143,8 @@ class Sheet:
         """A row of ours; kind: "breccia", or "plain"."""
 
         def case() -> list[object]:
-            if self.error:
-                raise _gpu.MismatchError(f"not timed: {self.error}")
+            if self.wrong[name]:
+                raise _gpu.MismatchError(f"not timed: {self.wrong[name]}")
             weights = self.weights(name)
             function = gemm.transposed_product
             multiply = (
@@ -205,7 +207,7 @@ def gate(table: Table) -> dict[str, str]:
     return wrong
 
 
-def measure(table: Table, N: int, K: int, wrong: dict[str, str]) -> list[Sheet]:
+def measure(table: Table, N: int, K: int, wrong: Mapping[str, str]) -> list[Sheet]:
     """All rows of one weight's shape."""
     given = table.given
 
@@ -227,15 +229,13 @@ def measure(table: Table, N: int, K: int, wrong: dict[str, str]) -> list[Sheet]:
         ):
             continue
         table.section(f"M x N x K = {M} x {N} x {K}: us in a graph over several weights; GB/s of the weight's bytes")
-        sheet = Sheet(table, shape, weights, "")
+        sheet = Sheet(table, shape, weights, wrong)
         sheets.append(sheet)
         sheet.bf16("first")
         for name in NAMES:
-            sheet.error = wrong[name]
             sheet.product(name, "breccia")
             if not given.quick:
                 sheet.product(name, "plain")
-        sheet.error = ""
         if M <= 16 or given.full:  # it takes a time for each row
             sheet.int4pack()
         sheet.bf16("last")
