@@ -136,7 +136,7 @@ FOUR_BITS = ("int4_g128_f16", "int4_g128_bf16", "uint4_g128_f16", "uint4_g32_f16
 few_rows = breccia.compile(lambda x, w: breccia.matmul(x, breccia.transpose(w), out_dtype="bfloat16"))
 
 
-@pytest.mark.parametrize("size", [(300, 576), (520, 1100), (9000, 1024), (17000, 1280)])
+@pytest.mark.parametrize("size", [(300, 576), (520, 1100), (9000, 1024), (17088, 1280)])
 @pytest.mark.parametrize("name", FOUR_BITS)
 def test_few_rows_and_weights_of_4_bits(name: str, size: tuple[int, int]) -> None:
     torch.manual_seed(0)

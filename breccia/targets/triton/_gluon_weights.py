@@ -178,8 +178,7 @@ class DecodedWeights(Gluon):
         if self.factors:
             line(f"{nothing} = gl.zeros(({ROWS}, {self.tall}), gl.float32, LAYOUT)")
         stage, phase, handed, turn = fresh("stage"), fresh("phase"), fresh("handed"), fresh("turn")
-        own = s.turns > 1
-        """Whether groups have stages of their own, and not rows."""
+        own = s.turns > 1  # groups have stages of their own, and not rows
         line(f"{stage} = gl.to_tensor(group)" if own else f"{stage} = 0")
         line(f"{phase} = 0")
         if own:
@@ -215,7 +214,6 @@ class DecodedWeights(Gluon):
         steps, line = self.shape.steps, region.line
         pairs = self.library.add("_pairs", _gluon_decode.PAIRS)
         helper = _gluon_decode.helper(self.library, self.decode)
-
         rows = f".slice(group * {ROWS}, {ROWS})" if self.shape.groups > 1 else ""
 
         def part(of: str, step: int, size: int, rows: str = "") -> str:
@@ -321,7 +319,7 @@ class Numbers:
         layout = {w.decode.zero: "OPERAND", w.decode.scale: "SCALES"}.get(i, "LAYOUT")
         rows, pointers, masks = fresh("rows"), fresh(f"{name}_ptrs"), list[str]()
         self.region.line(f"{rows} = {n} * {ROWS} + gl.arange(0, {ROWS}, gl.SliceLayout(1, {layout}))")
-        tall = not isinstance(height, int) or height % ROWS
+        tall = not isinstance(height, int) or height % (ROWS * w.shape.groups)
         if i == w.decode.scale:
             columns, count = fresh("columns"), w.count
             self.region.line(f"{columns} = gl.arange(0, {count}, gl.SliceLayout(0, {layout}))")
