@@ -162,6 +162,16 @@ def test_few_rows_with_a_single_one_give_each_decoded_weight(name: str, rows: in
         assert torch.equal(few_rows(x, w), wanted[:, first : first + rows].T)
 
 
+@pytest.mark.parametrize("name", ["int4_g128_f16", "uint4_g64_f16"])
+def test_few_rows_of_float16_and_weights_of_4_bits(name: str) -> None:
+    torch.manual_seed(0)
+    w = breccia.cast(torch.randn(300, 1024, device="cuda").half(), recipes.find(name))
+    for rows in (1, 40):
+        x = torch.randn(rows, 1024, device="cuda").half()
+        wanted = x.double() @ w.dequantize("float32").double().T
+        assert (few_rows(x, w).double() - wanted).norm() <= 2e-3 * wanted.norm()
+
+
 def test_few_rows_are_warp_specialized_on_hopper() -> None:
     if torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("this GPU is not a Hopper one")
