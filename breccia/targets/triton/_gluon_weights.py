@@ -344,10 +344,12 @@ class Numbers:
         w, region = self.writer, self.region
         last = region.size(dims.sub(w.product.k.extent, 1))
         first = region.names.fresh("first")
-        region.line(f"{first} = ({stage}) * {w.shape.steps}")
+        region.line(
+            f"{first} = ({stage}) * {w.shape.steps}" if " " in stage else f"{first} = {stage} * {w.shape.steps}"
+        )
         for step in range(w.shape.steps):
             k = region.names.fresh(f"k{step}")
-            region.line(f"{k} = min({first} + {step}, {last})")
+            region.line(f"{k} = min({first}{f' + {step}' if step else ''}, {last})")
             region.sizes.grid(w.product.k.name, k)
             for i in self.operands:
                 window, (pointers, mask) = w.kernel.tiles.inputs[i], self.pointers[i]
