@@ -66,7 +66,8 @@ def pipeline_names(capabilities: Capabilities) -> tuple[str, ...]:
 
     Targets whose kernels run over whole arrays (NumPy) get `coarsen`; others legal tiles and masks.
     """
-    last = ("coarsen",) if capabilities.whole_windows else ("split-decode", "legalize-windows", "insert-masks")
+    tiles = ("split-decode", "swap-operands", "legalize-windows", "insert-masks")
+    last = ("coarsen",) if capabilities.whole_windows else tiles
     return (*TRACED, *LAID_OUT, *TILED, *last)
 
 

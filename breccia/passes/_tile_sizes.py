@@ -15,6 +15,8 @@ from breccia.ir.types import ScaledType, TensorType, format_of
 from breccia.passes._axes import shape_of
 from breccia.passes._group_tiles import APART, element_name, group_tiles
 from breccia.passes._plan import planned_blocks
+from breccia.passes._weight_tiles import weight_tiles
+from breccia.passes.swap_operands import SWAPPED
 
 Entries = dict[str, int | str]
 WARP_TILE = 64 * 64
@@ -30,6 +32,8 @@ LINE = 64
 MAX_STAGES = 4
 NARROW = 16
 """Bits of the floats that operands are decoded to."""
+SWAPPED_ROWS = 0
+"""Most rows with which a decoded weight is the first operand in plain Triton too: none, until that is measured."""
 WIDE_SCRATCH = 160 << 10
 """Scratch memory from which on tiles of 256 columns have room for three steps."""
 
@@ -99,9 +103,10 @@ def product_tiles(kernel: KernelOp, kind: str, wanted: Entries, capabilities: Ca
     stages do not fit. said: what the kernel's schedule has already, which stays.
     """
     op = _product(kernel)
-    together = group_tiles(kernel, op, capabilities, said) if isinstance(op, MatmulOp) else None
-    if together is not None:
-        return together
+    if isinstance(op, MatmulOp):
+        together = group_tiles(kernel, op, capabilities, said) or weight_tiles(kernel, op, capabilities, said)
+        if together is not None:
+            return together
     apart = said["decode"] == APART if "decode" in said else _decodes_apart(op, capabilities)
     wanted = {**_fitting(op, wanted, apart=apart, whole=capabilities), **said}
     while True:
@@ -116,7 +121,14 @@ def product_tiles(kernel: KernelOp, kind: str, wanted: Entries, capabilities: Ca
     entries["num_warps"] = 8 if tile >= 4 * WARP_TILE else 4
     # Wide tiles do not gain by a fourth step in flight, and lose where power is short.
     entries["num_stages"] = max(min(stages, 3 if tile > 4 * WARP_TILE else MAX_STAGES), 1)
-    return {**entries, **({"decode": APART} if apart else {}), **said}
+    return {**entries, **({"decode": APART} if apart else {}), **({"operands": SWAPPED} if _swaps(op) else {}), **said}
+
+
+def _swaps(op: MatmulOp | GroupedMatmulOp) -> bool:
+    """True for a weight that is decoded, and meets few rows."""
+    rows = expected(shape_of(op.out.type)[-2], typical_sizes(op)) if isinstance(op, MatmulOp) else None
+    decoded = op.properties.get("compute") is not None and isinstance(op.args[1].type, ScaledType)
+    return decoded and rows is not None and rows <= SWAPPED_ROWS
 
 
 def _decodes_apart(op: MatmulOp | GroupedMatmulOp, capabilities: Capabilities) -> bool:

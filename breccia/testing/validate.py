@@ -47,6 +47,7 @@ FORM_AFTER = {
     "tile": "tiled",
     "coarsen": "tiled",
     "split-decode": "tiled",
+    "swap-operands": "tiled",
     "legalize-windows": "tiled",
     "insert-masks": "tiled",
 }

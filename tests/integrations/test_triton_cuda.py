@@ -132,6 +132,55 @@ def test_products_of_every_orientation(left: str, right: str, rows: int) -> None
     assert torch.equal(turned(a, rows_of_k), turned(a, rows_of_k))
 
 
+FOUR_BITS = ("int4_g128_f16", "int4_g128_bf16", "uint4_g128_f16", "uint4_g32_f16", "int4_g64_f16", "mxfp4", "nvfp4")
+few_rows = breccia.compile(lambda x, w: breccia.matmul(x, breccia.transpose(w), out_dtype="bfloat16"))
+
+
+@pytest.mark.parametrize("size", [(300, 576), (520, 1100), (9000, 1024), (17088, 1280)])
+@pytest.mark.parametrize("name", FOUR_BITS)
+def test_few_rows_and_weights_of_4_bits(name: str, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    w = breccia.cast(torch.randn(*size, device="cuda").bfloat16(), recipes.find(name))
+    for rows in (1, 7, 16, 33, 64):
+        x = torch.randn(rows, size[1], device="cuda").bfloat16()
+        found, wanted = few_rows(x, w), x.double() @ w.dequantize("float32").double().T
+        assert (found.double() - wanted).norm() <= 2e-3 * wanted.norm()
+        assert torch.equal(few_rows(x, w), found)
+
+
+@pytest.mark.parametrize("rows", [16, 64])
+@pytest.mark.parametrize("name", FOUR_BITS)
+def test_few_rows_with_a_single_one_give_each_decoded_weight(name: str, rows: int) -> None:
+    torch.manual_seed(0)
+    N, K = 200, 640
+    magnitudes = torch.randint(-3, 4, (N, K // 16), device="cuda").float().exp2().repeat_interleave(16, 1)
+    w = breccia.cast((torch.randn(N, K, device="cuda") * magnitudes).bfloat16(), recipes.find(name))
+    wanted = w.dequantize("float32").bfloat16()
+    for first in range(0, K, rows):
+        x = torch.zeros(rows, K, device="cuda", dtype=torch.bfloat16)
+        x[range(rows), range(first, first + rows)] = 1.0
+        assert torch.equal(few_rows(x, w), wanted[:, first : first + rows].T)
+
+
+@pytest.mark.parametrize("name", ["int4_g128_f16", "uint4_g64_f16"])
+def test_few_rows_of_float16_and_weights_of_4_bits(name: str) -> None:
+    torch.manual_seed(0)
+    w = breccia.cast(torch.randn(300, 1024, device="cuda").half(), recipes.find(name))
+    for rows in (1, 40):
+        x = torch.randn(rows, 1024, device="cuda").half()
+        wanted = x.double() @ w.dequantize("float32").double().T
+        assert (few_rows(x, w).double() - wanted).norm() <= 2e-3 * wanted.norm()
+
+
+def test_few_rows_are_warp_specialized_on_hopper() -> None:
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("this GPU is not a Hopper one")
+    w = breccia.cast(torch.randn(256, 512, device="cuda").bfloat16(), recipes.mxfp4)
+    source = few_rows.lower(torch.ones(16, 512, device="cuda").bfloat16(), w).source()
+    assert "gl.warp_specialize" in source
+    assert "_pairs_of_float4_e2m1fn_scaled_bf16" in source
+
+
 def test_operands_that_no_descriptor_takes() -> None:
     torch.manual_seed(0)
     x, w = torch.randn(300, 1031, device="cuda"), torch.randn(264, 1031, device="cuda")

@@ -102,14 +102,14 @@ def slot(stage: str, part: int, parts: int) -> str:
 class _Places:
     """The rows (0) and columns (1) of a tile in the tensor, written where they are first asked for."""
 
-    def __init__(self, region: GluonRegion, columns: int) -> None:
-        self.region, self.columns = region, columns
+    def __init__(self, region: GluonRegion, rows: int, columns: int) -> None:
+        self.region, self.sizes = region, (rows, columns)
         self.names: dict[int, str] = {}
 
     def __getitem__(self, axis: int) -> str:
         if axis not in self.names:
             name = self.names[axis] = self.region.names.fresh(("rows", "columns")[axis])
-            place, size = (("m", ROWS), ("n", self.columns))[axis]
+            place, size = "mn"[axis], self.sizes[axis]
             self.region.line(f"{name} = {place} * {size} + {self.region.along(size, axis, 2)}")
         return self.names[axis]
 
@@ -119,6 +119,8 @@ class Gluon:
 
     walks = True
     """Whether programs walk over tiles; else each has one."""
+    tall = ROWS
+    """Rows of the result in a tile of the form."""
 
     def __init__(
         self, kernel: KernelOp, product: Product, shape: Shape, name: str, library: Library, capabilities: Capabilities
@@ -152,13 +154,12 @@ class Gluon:
 
     def written(self) -> KernelText:
         source = "\n\n\n".join(write() for write in (self._finish, self.math, self.load, self.start))
-        kernel, p, s = self.kernel, self.product, self.shape
+        kernel, p = self.kernel, self.product
         types = [
             Region(Names(), self.library, ()).triton_dtype(tensor_type(v.type)) for v in (*kernel.args, *kernel.outs)
         ]
         boxes: list[tuple[int, int] | None] = [None] * len(types)
-        boxes[p.a] = (ROWS * s.waves_m, p.depth)
-        boxes[p.b] = self.second_box()
+        boxes[p.a], boxes[p.b] = self.first_box(), self.second_box()
         for i, boxed in enumerate(self.boxed):
             if boxed:
                 boxes[len(kernel.args) + i] = (ROWS, p.columns)
@@ -167,12 +168,19 @@ class Gluon:
             *(-2 if t else 0 for t in self.turned),
         )
         columns = tuple(f.operand for f in p.factors if f.along != "tile" and f.step == 1)
-        tiles = dims.mul(dims.ceildiv(p.m.extent, s.rows), dims.ceildiv(p.n.extent, s.waves_n))
         return KernelText(
             source, ((*self.operands, *self.results), tuple(self.symbols.values()), tuple(self.all_strides())),
-            tuple(sorted(self.symbols)), tuple(map(signature_type, types)), strided, tiles,
+            tuple(sorted(self.symbols)), tuple(map(signature_type, types)), strided, self.tiles(),
             tuple(None for _ in self.results), self.options(), self.turned, tuple(boxes), columns,
         )  # fmt: skip
+
+    def tiles(self) -> dims.Dim:
+        """How many tiles programs walk over, or how many programs there are."""
+        s = self.shape
+        return dims.mul(dims.ceildiv(self.product.m.extent, s.rows), dims.ceildiv(self.product.n.extent, s.waves_n))
+
+    def first_box(self) -> tuple[int, int]:
+        return ROWS * self.shape.waves_m, self.product.depth
 
     def second_box(self) -> tuple[int, int]:
         p = self.product
@@ -215,6 +223,11 @@ class Gluon:
             "LAYOUT: gl.constexpr = gl.NVMMADistributedLayout("
             f"version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, {self.product.columns}, {step}])"
         )
+
+    @property
+    def finish_layout(self) -> str:
+        """The line that says how the sums lie that `finish` is given."""
+        return self.layout
 
     # -- tiles ---------------------------------------------------------------------------------------------------------
 
@@ -392,7 +405,7 @@ class Gluon:
         region.sizes.grid(p.n.name, "n")
         block = kernel.finish.block
         region.name(block.args[0], "acc")
-        places = _Places(region, p.columns)
+        places = _Places(region, self.tall, p.columns)
         for argument, i in zip(block.args[1:], kernel.tiles.finish_uses, strict=True):
             self._fetch(region, argument, i, places)
         values: list[SSAValue] = []
@@ -407,7 +420,7 @@ class Gluon:
             self._store(region, i, value, places)
         text = region.text()
         self.needed = [name for name in self.finish_parameters() if re.search(rf"\b{name}\b", text)]
-        layout = f"    {self.layout}\n" if "LAYOUT" in text else ""
+        layout = f"    {self.finish_layout}\n" if "LAYOUT" in text else ""
         given = head(f"{self.name}_finish", ["acc", "m", "n", *self.needed])
         return f'@gluon.jit\n{given}\n    """What becomes of the sums of one tile."""\n{layout}{text}'
 

@@ -7,7 +7,9 @@ from breccia.ir.kernel import KernelOp
 from breccia.targets.triton._casts import Library
 from breccia.targets.triton._gluon import Gluon, Shape
 from breccia.targets.triton._gluon_turns import Turns
+from breccia.targets.triton._gluon_weights import DecodedWeights
 from breccia.targets.triton._specialized import specialized
+from breccia.targets.triton._swapped import swapped
 from breccia.targets.triton._text import KernelText
 
 KEYS = ("groups", "waves_m", "waves_n", "num_stages", "raster", "turns", "steps")
@@ -16,10 +18,15 @@ KEYS = ("groups", "waves_m", "waves_n", "num_stages", "raster", "turns", "steps"
 
 def gluon_text(kernel: KernelOp, name: str, library: Library, capabilities: Capabilities) -> KernelText | None:
     """The functions of a warp-specialized kernel; None where it does not fit, so that plain Triton has to do."""
-    product = specialized(kernel)
-    if product is None or "wgmma" not in capabilities.features:
+    if "wgmma" not in capabilities.features:
         return None
     said = dict(kernel.schedule.data) if kernel.schedule is not None else {}
     shape = Shape(*(int(said.get(key, 1)) for key in KEYS))
+    weights = swapped(kernel)
+    if weights is not None:
+        return DecodedWeights(kernel, weights, shape, name, library, capabilities).written()
+    product = specialized(kernel)
+    if product is None:
+        return None
     kind = Turns if shape.turns > 1 else Gluon
     return kind(kernel, product, shape, name, library, capabilities).written()

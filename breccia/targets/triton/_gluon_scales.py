@@ -10,7 +10,7 @@ from breccia.ir import dims
 from breccia.targets.triton._region import Region
 from breccia.targets.triton._specialized import ROWS
 
-_FMA = '''
+ADD_SCALED = '''
 @gluon.jit
 def _add_scaled(sums, scale, acc):
     """acc + sums * scale of each row. Volatile: moved below the next product, it would keep twice the registers."""
@@ -19,7 +19,7 @@ def _add_scaled(sums, scale, acc):
         "fma.rn.f32 $0, $1, $2, $3;", "=f,f,f,f", [sums, scale, acc], dtype=gl.float32, is_pure=False, pack=1
     )
 '''
-_ADD = '''
+ADD = '''
 @gluon.jit
 def _add(sums, acc):
     """acc + sums. Volatile: moved below the next product, it would keep twice the registers."""
@@ -132,7 +132,7 @@ class Scales:
     def added(self, part: str, i: int, j: int, scale: str, acc: str, step: int = 0) -> str:
         """The sums with those of this step."""
         if not scale:
-            return f"{self.writer.library.add('_add', _ADD)}({part}, {acc})"
+            return f"{self.writer.library.add('_add', ADD)}({part}, {acc})"
         for column in self._parts(i, j, step, ("column",)):
             part = f"{part} * gl.expand_dims({column}, 0)"
-        return f"{self.writer.library.add('_add_scaled', _FMA)}({part}, {scale}, {acc})"
+        return f"{self.writer.library.add('_add_scaled', ADD_SCALED)}({part}, {scale}, {acc})"

@@ -78,7 +78,7 @@ def specialized(kernel: KernelOp) -> Product | None:
         return None
     t = kernel.tiles
     parallel, walked = t.dims("parallel"), t.dims("reduction")
-    if len(walked) != 1 or len(t.grid) != len(parallel) + 1 or len(parallel) > 2 or not _plain_windows(kernel):
+    if len(walked) != 1 or len(t.grid) != len(parallel) + 1 or len(parallel) > 2 or not plain_windows(kernel):
         return None
     parallel = (*parallel, *(GridDim(name, 1) for name in _ONE[len(parallel) :]))
     found = _dot(kernel)
@@ -104,16 +104,16 @@ def specialized(kernel: KernelOp) -> Product | None:
     if depth * (16 if wide else 8) != STEP_BYTES * 8 or (upright and not wide) or (wide and len(set(formats)) > 1):
         return None
     known = [_factor(kernel, v, m, n, k) for v in factors]
-    turned = _turned(kernel)
-    if None in known or turned is None or not _stored(kernel, m, n, columns):
+    turned = turned_arguments(kernel)
+    if None in known or turned is None or not stored_in_tiles(kernel, m, n, (ROWS, columns)):
         return None
-    if not _ends_in_tiles(kernel, turned, m, n, columns):
+    if not ends_in_tiles(kernel, turned, m, n, (ROWS, columns)):
         return None
     scales = tuple(f for f in known if f)
     return Product(m, n, k, a, b, columns, depth, upright, scales, wide and not factors, turned)
 
 
-def _plain_windows(kernel: KernelOp) -> bool:
+def plain_windows(kernel: KernelOp) -> bool:
     windows = (*kernel.tiles.inputs, *kernel.tiles.outputs)
     if any(w is None or w.segment is not None or w.combine is not None or w.partial for w in windows):
         return False
@@ -135,7 +135,7 @@ def _dot(kernel: KernelOp) -> tuple[DotOp, list[SSAValue]] | None:
     if not isinstance(added, BinaryOp) or added.fn.data != "add" or block.args[0] not in added.operands:  # type: ignore[attr-defined]
         return None
     (other,) = [v for v in added.operands if v is not block.args[0]] or [None]
-    leaves = _leaves(other) if other is not None else []
+    leaves = factors_of(other) if other is not None else []
     dots = [v.owner for v in leaves if isinstance(v.owner, DotOp)]
     used = {added, *(op for v in leaves for op in _behind(v))}
     used |= set(_products(other)) if other is not None else set()
@@ -144,11 +144,11 @@ def _dot(kernel: KernelOp) -> tuple[DotOp, list[SSAValue]] | None:
     return dots[0], [v for v in leaves if v.owner is not dots[0]]
 
 
-def _leaves(value: SSAValue) -> list[SSAValue]:
+def factors_of(value: SSAValue) -> list[SSAValue]:
     """The factors of a product."""
     op = value.owner
     if isinstance(op, BinaryOp) and op.fn.data == "mul":  # type: ignore[attr-defined]
-        return [leaf for v in op.operands for leaf in _leaves(v)]
+        return [leaf for v in op.operands for leaf in factors_of(v)]
     return [value]
 
 
@@ -179,14 +179,14 @@ def _dims(
     assert a is not None and b is not None, "windows were checked"  # noqa: PT018
     k = walked[0]
     column, step = b.index[:: -1 if upright else 1]
-    if _along(a.index[1], k) and _along(step, k):
+    if along(a.index[1], k) and along(step, k):
         for m, n in (parallel, parallel[::-1]):
-            if _along(a.index[0], m) and _along(column, n):
+            if along(a.index[0], m) and along(column, n):
                 return m, n, k
     return None, None, None
 
 
-def _along(index: dims.Dim, d: GridDim) -> bool:
+def along(index: dims.Dim, d: GridDim) -> bool:
     return index == dims.Sym(d.name) or (index == 0 and d.extent == 1)
 
 
@@ -201,22 +201,25 @@ def _factor(kernel: KernelOp, value: SSAValue, m: GridDim, n: GridDim, k: GridDi
     stored, shape = tensor_type(source.type).shape, tensor_type(value.type).shape
     for step in (1, 0):  # the axis that runs along k
         place = window.index[1 - step]
-        if stored[step] != 1 or not _along(window.index[step], k):
+        if stored[step] != 1 or not along(window.index[step], k):
             continue
         if shape == (1, 1) and (dims.symbols(place) <= {n.name} or dims.symbols(place) <= {m.name}):
             return Factor(number, "tile", step)
-        if shape == (ROWS, 1) and _along(place, m):
+        if shape == (ROWS, 1) and along(place, m):
             return Factor(number, "row", step)
-        if shape[0] == 1 and shape[1] == stored[1 - step] and _along(place, n):
+        if shape[0] == 1 and shape[1] == stored[1 - step] and along(place, n):
             return Factor(number, "column", step)
     return None
 
 
-def _turned(kernel: KernelOp) -> frozenset[BlockArgument] | None:
-    """The arguments of `finish` that are transposed and used in no other way; None where others are."""
+def turned_arguments(kernel: KernelOp, besides: Operation | None = None) -> frozenset[BlockArgument] | None:
+    """The arguments of `finish` that are transposed and used in no other way; None where others are.
+
+    besides: a transposition that does not count.
+    """
     found: set[BlockArgument] = set()
     for op in kernel.finish.block.ops:
-        if isinstance(op, TransposeOp):
+        if isinstance(op, TransposeOp) and op is not besides:
             x = op.args[0]
             if not isinstance(x, BlockArgument) or x.index == 0 or not x.has_one_use():
                 return None
@@ -224,7 +227,9 @@ def _turned(kernel: KernelOp) -> frozenset[BlockArgument] | None:
     return frozenset(found)
 
 
-def _ends_in_tiles(kernel: KernelOp, turned: frozenset[BlockArgument], m: GridDim, n: GridDim, columns: int) -> bool:
+def ends_in_tiles(
+    kernel: KernelOp, turned: frozenset[BlockArgument], m: GridDim, n: GridDim, tile: tuple[int, int]
+) -> bool:
     """True where `finish` reads tiles, rows, columns and numbers alone, and keeps their shape."""
     block = kernel.finish.block
     if any(op.name.removeprefix("breccia.") not in _KEEPING for op in block.ops):
@@ -236,17 +241,17 @@ def _ends_in_tiles(kernel: KernelOp, turned: frozenset[BlockArgument], m: GridDi
         if len(parts) == 1:  # a vector is a row: the same for all rows
             parts.insert(0, (1, 0))
         for (size, index), (whole, d) in zip(
-            parts[:: -1 if argument in turned else 1], ((ROWS, m), (columns, n)), strict=True
+            parts[:: -1 if argument in turned else 1], ((tile[0], m), (tile[1], n)), strict=True
         ):
-            if size != 1 and not (size == whole and _along(index, d)):
+            if size != 1 and not (size == whole and along(index, d)):
                 return False
     return True
 
 
-def _stored(kernel: KernelOp, m: GridDim, n: GridDim, columns: int) -> bool:
+def stored_in_tiles(kernel: KernelOp, m: GridDim, n: GridDim, tile: tuple[int, int]) -> bool:
     """True where every result is a tile of the product, or one number for each of its rows."""
     for window in kernel.tiles.outputs:
-        tall = window.block[0] == ROWS and _along(window.index[0], m) and _along(window.index[1], n)
-        if not tall or window.block[1] not in (columns, 1):
+        tall = window.block[0] == tile[0] and along(window.index[0], m) and along(window.index[1], n)
+        if not tall or window.block[1] not in (tile[1], 1):
             return False
     return True

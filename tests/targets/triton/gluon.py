@@ -29,6 +29,7 @@ import ml_dtypes
 import numpy as np
 import torch
 
+from tests.targets.triton import ptx
 from tests.targets.triton.interpreter import _cast, fused
 
 DTYPES = {
@@ -65,6 +66,8 @@ class Stopped(BaseException):
 
 class Tensor(np.ndarray):
     """An array as Triton computes with it: float32 stays float32."""
+
+    type: Any = SimpleNamespace(layout="layout")
 
     def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
         narrow = array.astype(np.float32) if array.dtype == np.float64 else array
@@ -137,7 +140,9 @@ INSTRUCTIONS: dict[str, Callable[..., Tensor]] = {
 
 
 def _inline(text: str, constraints: str, args: Sequence[Any], dtype: Any, is_pure: bool, pack: int) -> Tensor:
-    return INSTRUCTIONS[text](*args).to(dtype)
+    if text in INSTRUCTIONS:
+        return INSTRUCTIONS[text](*args).to(dtype)
+    return tensor(ptx.elementwise(text, constraints, [np.asarray(a) for a in args], np.dtype(dtype), pack))
 
 
 class Pointer:
@@ -433,9 +438,10 @@ class Machine:
             there, here = descriptor.overlap(place)
             descriptor.matrix[there] = memory.array[here]
 
-    def mma(self, a: Memory, b: Memory, acc: Tensor, *, use_acc: Any = True, is_async: bool = False) -> Tensor:
-        if a.array.shape[1] != b.array.shape[0] or acc.shape != (a.array.shape[0], b.array.shape[1]):
-            raise MisuseError(f"a product of {a.array.shape} and {b.array.shape} on top of {acc.shape}")
+    def mma(self, a: Any, b: Memory, acc: Tensor, *, use_acc: Any = True, is_async: bool = False) -> Tensor:
+        shape = a.shape if isinstance(a, Tensor) else a.array.shape
+        if shape[1] != b.array.shape[0] or acc.shape != (shape[0], b.array.shape[1]):
+            raise MisuseError(f"a product of {shape} and {b.array.shape} on top of {acc.shape}")
         found: Any = tensor(np.full(acc.shape, np.nan, np.float32))
         found.operands = a, b, acc, bool(use_acc)
         self.part.products.append(found)
@@ -447,8 +453,11 @@ class Machine:
         values: dict[int, Tensor] = {}
         for product in self.part.products:  # one may stand on top of another
             a, b, acc, use_acc = product.operands
+            if isinstance(a, Tensor) and not any(a is dep for dep in deps):
+                raise MisuseError("a product's operand in registers is not kept until the product is there")
+            first = a if isinstance(a, Tensor) else a.array
             # 16 rows at once: larger products are given to threads of BLAS, which wait for each other by spinning.
-            left = a.array.astype(np.float32).reshape(-1, 16, a.array.shape[1])
+            left = np.asarray(first).astype(np.float32).reshape(-1, 16, first.shape[1])
             sums = np.matmul(left, b.array.astype(np.float32)).reshape(acc.shape)
             values[id(product)] = tensor(sums + values.get(id(acc), acc) if use_acc else sums)
         self.part.products = []
@@ -563,11 +572,12 @@ def _modules(machine: Machine) -> dict[str, Any]:
         full=lambda shape, value, dtype, layout=None: tensor(np.full(shape, value, dtype)),
         zeros=lambda shape, dtype, layout=None: tensor(np.zeros(shape, dtype)),
         reshape=np.reshape, permute=np.transpose, broadcast_to=lambda x, shape: tensor(np.broadcast_to(x, shape)),
-        split=lambda x: (x[..., 0], x[..., 1]), expand_dims=np.expand_dims, convert_layout=lambda x, layout: x,
+        split=lambda x: (x[..., 0], x[..., 1]), expand_dims=np.expand_dims,
+        join=lambda a, b: tensor(np.stack((a, b), -1)), convert_layout=lambda x, layout, assert_trivial=False: x,
         broadcast=lambda a, b: tuple(map(tensor, np.broadcast_arrays(a, b))), inline_asm_elementwise=_inline,
         load=lambda p, mask=None, other=None, **more: p.load(mask, other, **more),
         store=lambda p, value, mask=None, **more: p.store(value, mask, **more),
-        to_tensor=lambda x: x,
+        to_tensor=lambda x: x, cdiv=lambda a, b: -(-a // b),
         allocate_shared_memory=machine.allocate, warp_specialize=machine.specialize,
     )  # fmt: skip
     barriers = Language(

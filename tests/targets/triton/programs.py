@@ -91,6 +91,8 @@ GOLDEN: dict[str, tuple[str, str]] = {
     "gemm_float8_in_groups": ("sm_90", fp8(typical=4096)),
     "gemm_float8_in_turns": ("sm_90", fp8(typical=64)),
     "gemm_int4_zero_point": ("sm_90", gemm("", "uint4_g128_f16")),
+    "gemm_int4_few_rows": ("sm_90", gemm("", "uint4_g128_f16", typical=16)),
+    "gemm_mxfp4_few_rows": ("sm_90", gemm("", "mxfp4", typical=64, bias=True)),
     "gemm_nvfp4": ("sm_100", gemm("nvfp4")),
     "gemm_mxfp8": ("gfx950", gemm("mxfp8_e4m3")),
     "gemm_float8_as_bytes": ("sm_80", fp8()),

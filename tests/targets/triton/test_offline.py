@@ -29,6 +29,10 @@ INT4 = programs.gemm("", "uint4_g128_f16")
 FP8_GROUPS, FP8_TURNS = (programs.gemm(*programs.FP8_BLOCKS, typical=rows, n=4096) for rows in (4096, 64))
 FUSED = programs.gemm(*programs.FP8_BLOCKS, typical=4096, n=4096, bias=True)
 MXFP8_GROUPS = programs.gemm("mxfp8_e4m3", typical=4096, n=4096, k=4096)
+FEW_ROWS = {
+    f"{name}, {rows} rows": programs.gemm("", name, typical=rows, n=4096, bias=True)
+    for name in ("int4_g128_f16", "uint4_g128_f16", "uint4_g32_f16", "mxfp4", "nvfp4") for rows in (16, 64)
+}  # fmt: skip
 CHOSEN: dict[str, dict[str, str]] = {
     "sm_80": {"fp8": FP8, "int4": INT4},
     "sm_86": {"fp8": FP8},
@@ -43,6 +47,7 @@ CHOSEN: dict[str, dict[str, str]] = {
         "fp8 in turns": FP8_TURNS,
         "fused in groups": FUSED,
         "mxfp8 in groups": MXFP8_GROUPS,
+        **FEW_ROWS,
     },
     "sm_100": {"fp8": FP8, "mxfp8": MXFP8, "nvfp4": NVFP4, "nvfp4 by columns": NVFP4_COLUMNS},
     "sm_103": {"nvfp4": NVFP4},
@@ -62,6 +67,7 @@ INSTRUCTIONS = [
     ("sm_90", "fp8 in turns", ("wgmma", "m64n32k32", "e4m3.e4m3")),
     ("sm_90", "mxfp8 in groups", ("wgmma", "m64n128k16", "bf16.bf16")),
     ("sm_90", "int4", ("wgmma", "bf16.bf16")),
+    *(("sm_90", name, ("wgmma", f"m64n{name.split()[1]}k16", "bf16.bf16")) for name in FEW_ROWS),
     ("sm_90", "int8", ("wgmma", "s8.s8")),
     ("sm_90", "mxfp8", ("wgmma", "bf16.bf16")),
     ("sm_100", "fp8", ("tcgen05.mma", "kind::f8f6f4")),
