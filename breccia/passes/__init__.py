@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from breccia.ir.capabilities import Capabilities
     from breccia.ir.pipeline import BrecciaPass
 
-TRACED = ("canonicalize", "cse", "dce", "fuse-sibling-quantize", "place-scales", "split-quantize")
+TRACED = ("canonicalize", "cse", "dce", "fold-batch", "fuse-sibling-quantize", "place-scales", "split-quantize")
 """Passes on the traced form."""
 LAID_OUT = ("partition", "assign-layouts", "hoist-prepare")
 """From traced to laid-out form."""

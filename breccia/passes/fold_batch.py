@@ -1,0 +1,212 @@
+"""Folds leading axes that a product's other operand lacks into its rows. Contract: exact.
+
+A product [B, S, K] x [K, N] is the one of [B * S, K]: so it takes the kernels of matrices. What comes before and after
+it, element by element or along the last axis, folds with it, so that it stays in the same kernels; around it stand
+reshapes of contiguous axes, which move nothing (other ones are copied by the array library).
+
+    %q = breccia.quantize %x to #k128             %f = breccia.reshape %x to [B * S, 64]
+    %y = breccia.matmul %q, %w            ->      %q = breccia.quantize %f to #k128
+    %g = breccia.unary silu %y                    %y = breccia.matmul %q, %w
+    func.return %g                                %g = breccia.unary silu %y
+                                                  %r = breccia.reshape %g to [B, S, 32]    func.return %r
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Attribute, Block, Operation, SSAValue
+from xdsl.utils.exceptions import VerifyException
+
+from breccia.ir import dims
+from breccia.ir.attributes import IntsAttr
+from breccia.ir.base import BrecciaOp
+from breccia.ir.dims import Dim
+from breccia.ir.ops import (
+    BinaryOp,
+    ConvertOp,
+    DequantizeOp,
+    IotaOp,
+    MatmulOp,
+    QuantizeOp,
+    ReduceOp,
+    ReshapeOp,
+    SelectOp,
+    UnaryOp,
+)
+from breccia.ir.pipeline import BrecciaPass
+from breccia.ir.rewriting import erase_dead, functions, insert_before, with_location
+from breccia.ir.types import DimsAttr, ScaledType, TensorType
+from breccia.passes._fold_views import VIEW_RULES
+from breccia.passes.canonicalize import simplify
+
+Shape = tuple[Dim, ...]
+_ALONG_ROWS = (UnaryOp, BinaryOp, SelectOp, ConvertOp, QuantizeOp, DequantizeOp, ReduceOp, MatmulOp)
+"""Ops that may treat each row alike."""
+_FUSED = (UnaryOp, BinaryOp, SelectOp, ConvertOp, QuantizeOp)
+"""Ops that would join the kernel of a product whose result they read."""
+
+
+@dataclass(frozen=True)
+class FoldBatch(BrecciaPass):
+    """Invariant: products that both operands have leading axes for stay as they are, and so does all around them."""
+
+    name: ClassVar[str] = "fold-batch"
+    contract: ClassVar = "exact"
+
+    def run(self, module: ModuleOp) -> None:
+        for function in functions(module):
+            block = function.body.block
+            for ops in _parts(block):
+                _fold(block, ops)
+            simplify([op for op in block.ops if isinstance(op, ReshapeOp)], {ReshapeOp: VIEW_RULES[ReshapeOp]})
+            erase_dead(block)
+
+
+# -- what can be folded ------------------------------------------------------------------------------------------------
+
+
+def _parts(block: Block) -> list[list[Operation]]:
+    """Ops that fold together, in order; each list holds a product, and nothing outside would join its kernels."""
+    able = {op: leading for op in block.ops if (leading := _leading(op)) is not None and _folded(op) is not None}
+    part_of: dict[Operation, list[Operation]] = {}
+    for op, leading in able.items():
+        mine = [op]
+        for value in op.operands:
+            other = part_of.get(value.owner) if isinstance(value.owner, Operation) else None
+            if other is not None and other is not mine and able[other[0]] == leading and _spans(value, leading):
+                mine = [*other, *mine]
+                part_of |= dict.fromkeys(mine, mine)
+        part_of[op] = mine
+    order = {op: i for i, op in enumerate(block.ops)}
+    distinct = {id(ops): sorted(ops, key=order.__getitem__) for ops in part_of.values()}
+    return [ops for ops in distinct.values() if any(isinstance(op, MatmulOp) for op in ops) and _closed(ops)]
+
+
+def _closed(ops: Sequence[Operation]) -> bool:
+    """True where nothing outside would have joined the kernel of a product."""
+    inside = set(ops)
+    after: set[Operation] = set()
+    for op in ops:
+        if isinstance(op, MatmulOp) or any(v.owner in after for v in op.operands):
+            after.add(op)
+    users = {use.operation for op in after for result in op.results for use in result.uses}
+    return not any(isinstance(user, _FUSED) for user in users - inside)
+
+
+def _leading(op: Operation) -> Shape | None:
+    """The axes of an op's result before the last one, where there are several."""
+    shape = _shape(op.results[0].type) if isinstance(op, _ALONG_ROWS) else ()
+    return shape[:-1] if len(shape) > 2 else None
+
+
+def _shape(type_: Attribute) -> Shape:
+    return type_.shape if isinstance(type_, TensorType | ScaledType) else ()
+
+
+def _spans(value: SSAValue, leading: Shape) -> bool:
+    """True where a value has exactly these axes before its last one."""
+    return _shape(value.type)[:-1] == leading
+
+
+def _flat_shape(shape: Shape, leading: Shape) -> Shape | None:
+    """The folded shape of an operand; None where it differs along some of the leading axes."""
+    if len(shape) < 2:
+        return shape
+    own = (*(1 for _ in range(len(leading) + 1 - len(shape))), *shape[:-1])
+    if own == leading:
+        return (_product(leading), shape[-1])
+    return (1, shape[-1]) if all(size == 1 for size in own) else None
+
+
+def _product(sizes: Shape) -> Dim:
+    total: Dim = 1
+    for size in sizes:
+        total = dims.mul(total, size)
+    return total
+
+
+def _flat_type(type_: Attribute, shape: Shape) -> Attribute:
+    """The type of a value after its reshape; raises VerifyException where blocks forbid it, or it would not go back."""
+    if _shape(type_) == shape:
+        return type_
+    (flat,) = ReshapeOp.infer([type_], {"shape": DimsAttr(shape)})
+    if ReshapeOp.infer([flat], {"shape": DimsAttr(_shape(type_))}) != [type_]:
+        raise VerifyException(f"{type_} is another one after a reshape to {DimsAttr(shape)} and back")
+    return flat
+
+
+def _folded(op: Operation) -> tuple[list[Shape], dict[str, Attribute]] | None:
+    """The shapes that an op's operands get and its properties then; None where it does not treat rows alike."""
+    leading = _leading(op)
+    assert leading is not None, "only ops with leading axes are asked about"
+    assert isinstance(op, BrecciaOp), "ops along rows are of the dialect"
+    if isinstance(op, MatmulOp):
+        wanted = [_flat_shape(_shape(op.args[0].type), leading), _shape(op.args[1].type)]
+        if len(_shape(op.args[1].type)) != 2:
+            return None
+    else:
+        wanted = [_flat_shape(_shape(v.type), leading) for v in op.operands]
+    shapes = [shape for shape in wanted if shape is not None]
+    if len(shapes) < len(wanted) or any(isinstance(v.owner, IotaOp) and _shape(v.type) for v in op.operands):
+        return None
+    properties = dict(op.properties)
+    if isinstance(op, ReduceOp):
+        if op.data("axes") != (len(leading),):
+            return None
+        properties["axes"] = IntsAttr((1,))
+    if isinstance(op, QuantizeOp) and op.properties["policy"].data.rounding == "stochastic":  # type: ignore[attr-defined]
+        return None  # which depends on where an element lies
+    try:
+        types = [_flat_type(v.type, shape) for v, shape in zip(op.operands, shapes, strict=True)]
+        out = _flat_type(op.results[0].type, (_product(leading), _shape(op.results[0].type)[-1]))
+        if isinstance(op, QuantizeOp):
+            assert isinstance(out, ScaledType), "quantize gives a scaled tensor"
+            properties["recipe"] = out.encoding
+        return (shapes, properties) if type(op).infer(types, properties) == [out] else None
+    except VerifyException:
+        return None
+
+
+# -- folding -----------------------------------------------------------------------------------------------------------
+
+
+def _fold(block: Block, ops: Sequence[Operation]) -> None:
+    """Put folded ops in the place of `ops`, and reshapes where values come from elsewhere or are used there."""
+    flat: dict[SSAValue, SSAValue] = {}
+    for op in ops:
+        found = _folded(op)
+        assert found is not None, "ops were chosen by this"
+        assert isinstance(op, BrecciaOp), "ops along rows are of the dialect"
+        operands = [
+            flat[v] if v in flat else _reshaped(v, shape, op) for v, shape in zip(op.operands, found[0], strict=True)
+        ]
+        new = type(op).make(*operands, **found[1])
+        new.attributes |= op.attributes
+        insert_before(op, new)
+        new.results[0].name_hint = op.results[0].name_hint
+        flat[op.results[0]] = new.results[0]
+    inside = set(ops)
+    for op in ops:
+        result = op.results[0]
+        if any(use.operation not in inside for use in result.uses):
+            back = with_location(ReshapeOp.make(flat[result], shape=DimsAttr(_shape(result.type))), op)
+            block.insert_op_after(back, op)
+            back.out.name_hint = result.name_hint
+            result.replace_uses_with_if(back.out, lambda use: use.operation not in inside)
+    for op in reversed(ops):
+        op.detach()
+        op.erase()
+
+
+def _reshaped(value: SSAValue, shape: Shape, before: Operation) -> SSAValue:
+    """A value in another shape; itself where it has that one."""
+    if _shape(value.type) == shape:
+        return value
+    made = ReshapeOp.make(value, shape=DimsAttr(shape))
+    made.out.name_hint = value.name_hint
+    insert_before(before, made)
+    return made.out
