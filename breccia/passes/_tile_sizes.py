@@ -101,7 +101,7 @@ def product_tiles(kernel: KernelOp, kind: str, wanted: Entries, capabilities: Ca
     stages do not fit. said: what the kernel's schedule has already, which stays.
     """
     op = _product(kernel)
-    together = group_tiles(kernel, op, capabilities, said) if isinstance(op, MatmulOp) else None
+    together = group_tiles(kernel, op, capabilities, said)
     if together is not None:
         return together
     apart = said["decode"] == APART if "decode" in said else _decodes_apart(op, capabilities)

@@ -52,9 +52,9 @@ def test_bits_stay_and_nothing_of_three_axes_is_computed(name: str, shape: str) 
     after = validated("fold-batch", layer(shape, recipe, policy), sizes={"B": 3, "S": 5})
     for op in after.walk():
         if op.name.startswith("breccia.") and not isinstance(op, ReshapeOp):
-            assert all(
-                len(r.type.shape) < 3 for r in op.results if isinstance(r.type, TensorType | ScaledType)
-            ), f"{op} has leading axes"
+            assert all(len(r.type.shape) < 3 for r in op.results if isinstance(r.type, TensorType | ScaledType)), (
+                f"{op} has leading axes"
+            )
 
 
 @pytest.mark.parametrize("target", ["numpy", "triton:sm_90", "triton:sm_100"])

@@ -500,6 +500,8 @@ def _kernel(machine: Machine) -> Callable[..., Any]:
 
 def _given(given: torch.Tensor, dtype: Any, box: tuple[int, int] | None) -> Any:
     """A tensor as a kernel gets it; the memory is the tensor's."""
+    if box is not None and given.dim() == 3:  # matrices as one, where they lie one behind the other
+        given = given.view(-1, given.shape[2]) if given.is_contiguous() else given.reshape(-1, given.shape[2])
     span = 1 + sum((size - 1) * stride for size, stride in zip(given.shape, given.stride(), strict=True))
     words = given.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[given.itemsize])
     flat = torch.as_strided(words, (span,), (1,), given.storage_offset()).numpy().view(dtype)

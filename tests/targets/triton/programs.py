@@ -49,12 +49,15 @@ func.func @gemm(%x : {left}, %w : {w}{more}) -> !breccia.tensor<[M, {n}], bf16>{
 }}"""
 
 
-def grouped(a: str = "float8_1x128", b: str = "float8_128x128", *, k: int = 512, n: int = 256) -> str:
-    """Four groups of rows, each times its own weight [n, k]."""
-    w = scaled((4, n, k), formats.float32, recipes.find(b))
+def grouped(
+    a: str = "float8_1x128", b: str = "float8_128x128", *, k: int = 512, n: int = 256, groups: int = 4, typical: int = 0
+) -> str:
+    """Groups of rows, each times its own weight [n, k]. typical: the rows to expect, of all groups."""
+    w = scaled((groups, n, k), formats.float32, recipes.find(b))
+    hint = f' attributes {{breccia.typical = "M={typical}"}}' if typical else ""
     return f"""
-func.func @grouped(%x : {x_type(recipes.find(a), k)}, %w : {w}, %offsets : !breccia.tensor<[5], i32>)
-    -> !breccia.tensor<[M, {n}], bf16> {{
+func.func @grouped(%x : {x_type(recipes.find(a), k)}, %w : {w}, %offsets : !breccia.tensor<[{groups + 1}], i32>)
+    -> !breccia.tensor<[M, {n}], bf16>{hint} {{
   %t = breccia.transpose %w [0, 2, 1]
   %p = breccia.grouped_matmul %x, %t, %offsets
   %y = breccia.convert %p : bf16
@@ -95,6 +98,7 @@ GOLDEN: dict[str, tuple[str, str]] = {
     "gemm_mxfp8": ("gfx950", gemm("mxfp8_e4m3")),
     "gemm_float8_as_bytes": ("sm_80", fp8()),
     "grouped_float8": ("sm_90", grouped()),
+    "grouped_float8_in_groups": ("sm_90", grouped(typical=4096)),
     "rms_norm": ("sm_90", normalized()),
     "cast_mxfp6": ("sm_90", cast("mxfp6_e3m2")),
     "softmax": ("sm_90", SOFTMAX.replace("N]", "200]")),
