@@ -127,10 +127,14 @@ def _is_turned(st: ScaledTensor) -> bool:
 def grouped_matmul(x: Any, w: Any, offsets: Any, out_dtype: Any = np.float32) -> Any:
     """Rows offsets[e] to offsets[e + 1] of x [T, K] times w[e] of w [E, K, N]; rows of no group give 0.
 
-    offsets: E + 1 integers, not falling.
+    offsets: E + 1 integers (int32 or int64), not falling. For x [E, M, K] they are E counts of 0 to M instead: of x[e],
+    the first offsets[e] rows are multiplied by w[e], and the result is [E, M, N].
 
-    >>> grouped_matmul(np.ones((3, 2), np.float32), np.ones((2, 2, 1), np.float32), np.array([0, 1, 3])).tolist()
+    >>> x, w = np.ones((3, 2), np.float32), np.ones((2, 2, 1), np.float32)
+    >>> grouped_matmul(x, w, np.array([0, 1, 3])).tolist()
     [[2.0], [2.0], [2.0]]
+    >>> grouped_matmul(np.ones((2, 3, 2), np.float32), w, np.array([1, 2])).tolist()
+    [[[2.0], [0.0], [0.0]], [[2.0], [2.0], [0.0]]]
     """
     if traced(x, w, offsets):
         return _call(_SCALED, "grouped_matmul", _narrowed(x), _narrowed(w), offsets, out_dtype)

@@ -71,6 +71,8 @@ WITHIN_GROUPS = (*SHAPES, Shape(1, 1, 2))
 """Where each group of rows has tiles of its own, and there may be few of them."""
 SMALL_WITHIN_GROUPS = (Shape(2, 1, 1, 64),)
 """The same, where both operands have scales along the step."""
+SPARE = 2
+"""Times the rows that a group usually has for which there is room, where it has room of its own."""
 TURNS = tuple(Shape(1, 1, 1, columns, 2, 4 if columns <= 32 else 2) for columns in (16, 32, 64, 128))
 
 
@@ -91,7 +93,7 @@ def group_tiles(kernel: KernelOp, op: Product, capabilities: Capabilities, said:
         if not fits or not isinstance(shape[-1], int):
             return None
         assert isinstance(count, int), "asked above"
-        groups, rows = count, -(-rows // count)
+        groups, rows = count, -(-rows // (count if op.each is None else count * SPARE))
         step, allowed = STEP, SMALL_WITHIN_GROUPS if _both_walk_columns(op) else WITHIN_GROUPS
     elif _takes_halves(op) and min(rows, columns) >= capabilities.decode_rows > 0:
         step, allowed = STEP // 2, SHAPES

@@ -29,6 +29,7 @@ from breccia.ir.ops import (
     BinaryOp,
     ConvertOp,
     DequantizeOp,
+    GroupedMatmulOp,
     IotaOp,
     MatmulOp,
     QuantizeOp,
@@ -83,7 +84,28 @@ def _parts(block: Block) -> list[list[Operation]]:
         part_of[op] = mine
     order = {op: i for i, op in enumerate(block.ops)}
     distinct = {id(ops): sorted(ops, key=order.__getitem__) for ops in part_of.values()}
-    return [ops for ops in distinct.values() if any(isinstance(op, MatmulOp) for op in ops) and _closed(ops)]
+    return [ops for ops in distinct.values() if any(map(_wants, ops)) and _closed(ops)]
+
+
+def _wants(op: Operation) -> bool:
+    """True for what is to be folded: a product, and what enters or leaves a grouped one, whose rows are folded."""
+    return isinstance(op, MatmulOp) or _enters_groups(op) or _leaves_groups(op)
+
+
+def _enters_groups(op: Operation) -> bool:
+    reshapes = [use.operation for use in op.results[0].uses if isinstance(use.operation, ReshapeOp)]
+    uses = [use for reshape in reshapes for use in reshape.out.uses]
+    return any(isinstance(use.operation, GroupedMatmulOp) and use.index == 0 for use in uses)
+
+
+def _leaves_groups(op: Operation) -> bool:
+    for value in op.operands:
+        source = value.owner.args[0].owner if isinstance(value.owner, ReshapeOp) else None
+        while isinstance(source, ConvertOp):
+            source = source.args[0].owner
+        if isinstance(source, GroupedMatmulOp):
+            return True
+    return False
 
 
 def _closed(ops: Sequence[Operation]) -> bool:
@@ -91,7 +113,7 @@ def _closed(ops: Sequence[Operation]) -> bool:
     inside = set(ops)
     after: set[Operation] = set()
     for op in ops:
-        if isinstance(op, MatmulOp) or any(v.owner in after for v in op.operands):
+        if isinstance(op, MatmulOp) or _leaves_groups(op) or any(v.owner in after for v in op.operands):
             after.add(op)
     users = {use.operation for op in after for result in op.results for use in result.uses}
     return not any(isinstance(user, _FUSED) for user in users - inside)

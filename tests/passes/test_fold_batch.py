@@ -142,3 +142,29 @@ func.func @f(%x: !breccia.tensor<[B, S, 64], f32>, %s: !breccia.tensor<[], i64>,
 def test_the_whole_pipeline_keeps_what_its_passes_promise(name: str, target: str) -> None:
     module = parsed(layer("B, S", *RECIPES[name]), target)
     validate_pipeline(module, default_pipeline(capabilities(target)), sizes=[{"B": 3, "S": 5}])
+
+
+def test_what_enters_and_leaves_groups_of_counted_rows_folds_too() -> None:
+    recipe, policy = RECIPES["blocks"]
+    text = f"""
+func.func @f(%x: !breccia.tensor<[3, M, 64], f32>, %w: !breccia.tensor<[3, 64, 32], f32>, %c: !breccia.tensor<[3], i32>)
+    -> !breccia.scaled<[3, M, 32], bf16, {recipe}> {{
+  %q = breccia.quantize %x policy {policy} to {recipe}
+  %r = breccia.reshape %q to [M * 3, 64]
+  %y = breccia.grouped_matmul %r, %w, %c each M
+  %b = breccia.convert %y : bf16
+  %o = breccia.reshape %b to [3, M, 32]
+  %f = breccia.convert %o : f32
+  %g = breccia.unary relu %f
+  %h = breccia.convert %g : bf16
+  %p = breccia.quantize %h policy {policy} to {recipe}
+  func.return %p : !breccia.scaled<[3, M, 32], bf16, {recipe}>
+}}"""
+    after = validated("fold-batch", text, sizes={"M": 5})
+    assert [str(op.args[0].type) for op in after.walk() if isinstance(op, ReshapeOp)] == [
+        "!breccia.tensor<[3, M, 64], f32>",
+        "!breccia.scaled<[M * 3, 32], bf16, #breccia.recipe<f8E4M3FN, f32 per [1, 32]>>",
+    ]
+    kernels_after = kernel_ops(lowered(text))
+    assert list(kernels_after) == ["rowwise_0", "grouped_0"]
+    assert kernels_after["grouped_0"][-1] == "convert_layout"

@@ -189,6 +189,44 @@ def test_one_group_and_rows_of_unknown_number() -> None:
     assert gluon.run(source, *none, table([0, 0]), programs=2).shape == (0, 200)
 
 
+# -- groups with room of their own -------------------------------------------------------------------------------------
+
+ROOM = 60
+COUNTS = {"of all sizes": [60, 0, 1, 33, 60], "none": [0] * MATRICES, "few": [3, 2, 1, 3, 2]}
+
+
+def silu_of_counted(x: Any, w: Any, counts: Any) -> Any:
+    return breccia.silu(breccia.grouped_matmul(x, breccia.transpose(w, (0, 2, 1)), counts, out_dtype="bfloat16"))
+
+
+@cache
+def prepared_counted(form: str, pair: tuple[str, str]) -> tuple[str, ScaledTensor, ScaledTensor]:
+    torch.manual_seed(0)
+    x = breccia.cast(scaled("float8_1x128", MATRICES * ROOM, 576).dequantize("float32").reshape(MATRICES, ROOM, 576),
+                     recipes.find(pair[0]))  # fmt: skip
+    w = matrices(pair[1], MATRICES, 264, 576)
+    source = emitted(silu_of_counted, form, x, w, table([0] * MATRICES))
+    assert source.count("rt.Kernel(") == 1, source
+    return source, x, w
+
+
+@pytest.mark.parametrize("counts", COUNTS)
+@pytest.mark.parametrize("pair", PAIRS[:3], ids=" ".join)
+@pytest.mark.parametrize("form", ["2x1x2", "1x1x2"])
+def test_as_many_rows_of_a_group_are_multiplied_as_are_counted(form: str, pair: tuple[str, str], counts: str) -> None:
+    source, x, w = prepared_counted(form, pair)
+    left, right = (v.dequantize("float32").double() for v in (x, w))
+    correct = torch.zeros(MATRICES, ROOM, 264, dtype=torch.float64)
+    for e, count in enumerate(COUNTS[counts]):
+        correct[e, :count] = torch.nn.functional.silu((left[e, :count] @ right[e].T).bfloat16().double())
+    given = [*arrays(x, w), table(COUNTS[counts])]
+    first = gluon.run(source, *given, programs=2)
+    assert counts == "none" or agree(first.float(), correct.bfloat16().float())
+    assert not first[correct == 0].any(), "rows that do not count are not 0"
+    again = gluon.run(source, *given, programs=5, seed=0)
+    assert torch.equal(again, first)
+
+
 # -- bugs --------------------------------------------------------------------------------------------------------------
 
 LOADER, MATH = (rf"(def _gemm_0_{part}\((?s:.*?))" for part in ("load", "math"))

@@ -256,6 +256,18 @@ def test_groups_of_rows(offsets: list[int], given: str) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("counts", [[5, 0, 9, 1], [9, 9, 9, 9], [0, 0, 0, 0]], ids=str)
+@pytest.mark.parametrize("given", ["plain", "scaled"])
+def test_counted_rows_of_groups(counts: list[int], given: str) -> None:
+    x, w = coarse(4, 9, 160), coarse(4, 48, 160, seed=1)
+    if given == "scaled":
+        x, w = breccia.cast(x, MX), breccia.cast(w, MX)
+    check_equal(
+        lambda x, w, c: breccia.grouped_matmul(x, w.transpose(0, 2, 1) if given == "scaled" else w.transpose(1, 2), c),
+        x, w, torch.tensor(counts, dtype=torch.int32),
+    )  # fmt: skip
+
+
 # -- shapes and strides ------------------------------------------------------------------------------------------------
 
 
