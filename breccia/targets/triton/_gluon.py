@@ -389,10 +389,14 @@ class Gluon:
         for (i, j), name in sums.items():
             region.line(self.finish_call(name, ms[i], ns[j]))
         region.indent(-self.loops)
+        self.after(region)
         if any(self.boxed):
             region.line("store_wait(0)")
         given = ["group: gl.constexpr", *parameters]
         return self.function("_math", given, "Four warps: the sums of their share of each tile.", region)
+
+    def after(self, region: Region) -> None:
+        """Write what a group of warps does after all tiles."""
 
     def _promote(
         self, region: Region, waves: Sequence[tuple[int, int]], sums: dict[tuple[int, int], str],

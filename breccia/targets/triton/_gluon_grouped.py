@@ -4,7 +4,7 @@ says, so that the host waits for nothing.
 Each part of a program goes through the groups by itself, and finds the same tiles: a group has as many as its rows
 want, counted on from those of the groups before it. The last tile of a group may end early. Then loads reach into the
 rows of the next group, or into the next group's matrix, which costs nothing; but what is stored is masked, so that no
-row of another group is touched.
+row of another group is touched. Rows of no group are set to 0 at the end, by whoever is done.
 """
 
 from __future__ import annotations
@@ -147,9 +147,6 @@ class Grouped(Gluon):
     def tiles(self) -> Dim:
         return dims.mul(super().tiles(), self.groups.dim.extent)
 
-    def fills(self) -> tuple[str | None, ...]:
-        return tuple("0" for _ in self.results)  # rows of no group
-
     def stored_boxed(self, i: int) -> bool:  # noqa: ARG002 - a box would reach into the next group
         return False
 
@@ -218,7 +215,11 @@ class Grouped(Gluon):
     # -- results -------------------------------------------------------------------------------------------------------
 
     def _store(self, region: GluonRegion, i: int, value: SSAValue, places: object) -> None:  # noqa: ARG002
-        """Write the store of a tile, of the rows that belong to the group, in whole lines of memory."""
+        place, mask = self._stored(region, i, "m", "n")
+        region.line(f"gl.store({place}, gl.convert_layout({region[value]}, STORED), mask={mask})")
+
+    def _stored(self, region: Region, i: int, m: str, n: str) -> tuple[str, str]:
+        """Write where a tile of a result goes, in whole lines of memory; pointers, and which of them may be used."""
         t, columns = tensor_type(self.kernel.outs[i].type), self.product.columns
         assert t.format is not None, "results of products are floats"
         several = _LINE_BYTES * 8 // t.format.bits
@@ -228,9 +229,42 @@ class Grouped(Gluon):
         layout = f"[1, {several}], [{_WARP // across}, {across}], [4, 1], [1, 0]"
         region.line(f"STORED: gl.constexpr = gl.BlockedLayout({layout})")
         along = [f"gl.arange(0, {size}, gl.SliceLayout({1 - a}, STORED))" for a, size in enumerate((ROWS, columns))]
-        region.line(f"{rows} = {self.row(f'm * {ROWS}')} + {along[0]}[:, None]")
-        region.line(f"{line} = n * {columns} + {along[1]}[None, :]")
+        region.line(f"{rows} = {self.row(f'{m} * {ROWS}')} + {along[0]}[:, None]")
+        region.line(f"{line} = {n} * {columns} + {along[1]}[None, :]")
         width = region.size(t.shape[1], 2)
         place = f"{self.results[i]} + {rows}.to(gl.int64) * {width} + {line}"
-        text = f"gl.convert_layout({region[value]}, STORED)"
-        region.line(f"gl.store({place}, {text}, mask=({rows} < end) & ({line} < {width}))")
+        return place, f"({rows} < end) & ({line} < {width})"
+
+    def after(self, region: Region) -> None:
+        """Write 0 to rows between groups, before the first and after the last; each group of warps its share."""
+        g, p = self.groups, self.product
+        e, groups = dims.Sym(g.dim.name), g.dim.extent
+        following = dims.substitute(g.segment.base, {g.dim.name: dims.add(e, 1)})
+        assert isinstance(groups, int), "the number of groups is known"
+        rows = region.size(tensor_type(self.kernel.args[p.a].type).shape[0])
+        fresh = region.names.fresh
+        parts, before, start, tile = fresh("parts"), fresh("cleared"), fresh("start"), fresh("tile")
+        m_tiles, n_tiles = fresh("m_tiles"), fresh("n_tiles")
+        region.line(f"{parts} = gl.num_programs(0) * {self.shape.groups}")
+        region.line(f"{before} = 0")
+        region.line(f"{n_tiles} = {region.size(p.n.extent)}")
+        step = f", {groups}" if following == g.segment.limit else ""  # groups follow one another without a gap
+        region.line(f"for e in range(-1, {groups}{step}):")
+        region.indent(1)
+        region.line("begin = 0")
+        region.line(f"end = {rows} + 0")
+        region.line("if e >= 0:")
+        region.line(f"    begin = {region.size(g.segment.limit)}")
+        region.line(f"if e < {groups - 1}:")
+        region.line(f"    end = min({region.size(following)}, {rows})")
+        region.line(f"{m_tiles} = (end - begin + {ROWS - 1}) // {ROWS}")
+        mine = f"gl.program_id(0) * {self.shape.groups} + group"
+        region.line(f"{start} = ({mine} + {parts} - {before} % {parts}) % {parts}")
+        region.line(f"{before} += {m_tiles} * {n_tiles}")
+        region.line(f"for {tile} in range({start}, {m_tiles} * {n_tiles}, {parts}):")
+        region.indent(1)
+        for i, out in enumerate(self.kernel.outs):
+            place, mask = self._stored(region, i, f"({tile} // {n_tiles})", f"({tile} % {n_tiles})")
+            dtype = region.triton_dtype(tensor_type(out.type))
+            region.line(f"gl.store({place}, gl.zeros(({ROWS}, {p.columns}), gl.{dtype}, STORED), mask={mask})")
+        region.indent(-2)

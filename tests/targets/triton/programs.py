@@ -50,10 +50,23 @@ func.func @gemm(%x : {left}, %w : {w}{more}) -> !breccia.tensor<[M, {n}], bf16>{
 
 
 def grouped(
-    a: str = "float8_1x128", b: str = "float8_128x128", *, k: int = 512, n: int = 256, groups: int = 4, typical: int = 0
-) -> str:
-    """Groups of rows, each times its own weight [n, k]. typical: the rows to expect, of all groups."""
+    a: str = "float8_1x128", b: str = "float8_128x128", *, k: int = 512, n: int = 256, groups: int = 4,
+    typical: int = 0, counted: int = 0,
+) -> str:  # fmt: skip
+    """Groups of rows, each times its own weight [n, k].
+
+    typical: the rows to expect, of all groups. counted: the room of each group, of which some rows count.
+    """
     w = scaled((groups, n, k), formats.float32, recipes.find(b))
+    if counted:
+        x, y = scaled((groups * counted, k), formats.float32, recipes.find(a)), f"[{groups * counted}, {n}]"
+        return f"""
+func.func @grouped(%x : {x}, %w : {w}, %counts : !breccia.tensor<[{groups}], i64>) -> !breccia.tensor<{y}, bf16> {{
+  %t = breccia.transpose %w [0, 2, 1]
+  %p = breccia.grouped_matmul %x, %t, %counts each {counted}
+  %y = breccia.convert %p : bf16
+  func.return %y : !breccia.tensor<{y}, bf16>
+}}"""
     hint = f' attributes {{breccia.typical = "M={typical}"}}' if typical else ""
     return f"""
 func.func @grouped(%x : {x_type(recipes.find(a), k)}, %w : {w}, %offsets : !breccia.tensor<[{groups + 1}], i32>)

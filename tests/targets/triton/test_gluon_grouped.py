@@ -255,7 +255,13 @@ GROUPED: dict[str, tuple[Change, ...]] = {
     "the loader deals from the first program in each group": ((LOADER + r" - before % gl\.num_programs\(0\)", r"\1"),),
     "the loader counts an earlier group twice": ((LOADER + r"before \+= ", r"\1before += before + "),),
     "tables are read without their stride": ((r"\* offsets_stride0", "* 2"),),
-    "rows of no group are left as they were": ((r"rt\.full\(([^)]*\)), 0,", r"rt.empty(\1,"),),
+    "rows after the last group are left as they were": ((r"range\(-1, 5, 5\)", "range(-1, 4, 5)"),),
+    "rows before the first group are left as they were": ((r"range\(-1, 5, 5\)", "range(4, 5, 5)"),),
+    "rows of the first group are cleared": (
+        (r"(\n {12}end = min\(gl\.load\(offsets \+ \(e \+ )1", r"\g<1>2"),
+    ),
+    "the last row is not cleared": ((r"end = 300 \+ 0", "end = 300 - 1"),),
+    "one group of warps clears rows": ((r"(start_2 = \(gl\.program_id\(0\) \* 2) \+ group", r"\1"),),
 }  # fmt: skip
 WIDE: dict[str, tuple[Change, ...]] = {
     "scales of tiles outside": ((r"min\(n1, 3 - 1\)", "n1"),),

@@ -41,6 +41,7 @@ CHOSEN: dict[str, dict[str, str]] = {
         "grouped": GROUPED,
         "many rows in groups": GROUPED_MANY,
         "few rows in groups": GROUPED_FEW,
+        "counted rows in groups": programs.grouped(groups=32, n=4096, counted=256),
         "rows' scales in groups": programs.grouped("float8_row", "float8_row", typical=4096, n=4096),
         "columns' scales in groups": programs.grouped(b="float8_1x128", typical=4096, n=4096),
         "int8": programs.gemm("int8_row"),
