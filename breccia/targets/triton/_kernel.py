@@ -48,7 +48,7 @@ class _Kernel:
         self.kernel, self.tiles, self.capabilities, self.part = kernel, kernel.tiles, capabilities, part
         names = Names(RESERVED)
         self.pid = names.fresh("pid")
-        self.region = Region(names, library, capabilities.features, lambda i, e: f"tl.load({self.operands[i]} + {e})")
+        self.region = Region(names, library, capabilities.features, self._entry)
         self.operands = [self.region.bind(a, a.name_hint or f"arg{i}") for i, a in enumerate(kernel.args)]
         self.results = [names.fresh(o.name_hint or "out") for o in kernel.outs]
         for symbol in kernel_symbols(kernel):
@@ -79,6 +79,11 @@ class _Kernel:
             tuple(map(signature_type, types)), (*strided, *(-2 if t else 0 for t in turned)), self._count(),
             tuple(self._fill(w) for w in self.tiles.outputs), self._options(), turned,
         )  # fmt: skip
+
+    def _entry(self, operand: int, index: str) -> str:
+        """An entry of a table."""
+        place = f"({index})" if " " in index else index
+        return f"tl.load({self.operands[operand]} + {place} * {self.pointers.stride(self.operands[operand], 0)})"
 
     @property
     def _nvidia(self) -> bool:

@@ -256,6 +256,11 @@ def test_groups_of_rows(offsets: list[int], given: str) -> None:
     )  # fmt: skip
 
 
+def test_tables_may_have_gaps() -> None:
+    offsets = torch.tensor([n for offset in OFFSETS["usual"] for n in (offset, 10**6)], dtype=torch.int64)[::2]
+    check_equal(breccia.grouped_matmul, coarse(37, 160), coarse(4, 160, 48, seed=1), offsets)
+
+
 @pytest.mark.parametrize("counts", [[5, 0, 9, 1], [9, 9, 9, 9], [0, 0, 0, 0]], ids=str)
 @pytest.mark.parametrize("given", ["plain", "scaled"])
 def test_counted_rows_of_groups(counts: list[int], given: str) -> None:
