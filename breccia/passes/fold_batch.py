@@ -24,7 +24,9 @@ from xdsl.utils.exceptions import VerifyException
 from breccia.ir import dims
 from breccia.ir.attributes import IntsAttr
 from breccia.ir.base import BrecciaOp
+from breccia.ir.capabilities import TARGET_KEY, CapabilitiesAttr
 from breccia.ir.dims import Dim
+from breccia.ir.hints import ROWS_TOGETHER, scales_of_rows
 from breccia.ir.ops import (
     BinaryOp,
     ConvertOp,
@@ -40,7 +42,7 @@ from breccia.ir.ops import (
 )
 from breccia.ir.pipeline import BrecciaPass
 from breccia.ir.rewriting import erase_dead, functions, insert_before, with_location
-from breccia.ir.types import DimsAttr, ScaledType, TensorType
+from breccia.ir.types import DimsAttr, RecipeAttr, ScaledType, TensorType
 from breccia.passes._fold_views import VIEW_RULES
 from breccia.passes.canonicalize import simplify
 
@@ -59,9 +61,11 @@ class FoldBatch(BrecciaPass):
     contract: ClassVar = "exact"
 
     def run(self, module: ModuleOp) -> None:
+        target = module.attributes.get(TARGET_KEY)
+        together = isinstance(target, CapabilitiesAttr) and ROWS_TOGETHER in target.data.features
         for function in functions(module):
             block = function.body.block
-            for ops in _parts(block):
+            for ops in _parts(block, together=together):
                 _fold(block, ops)
             simplify([op for op in block.ops if isinstance(op, ReshapeOp)], {ReshapeOp: VIEW_RULES[ReshapeOp]})
             erase_dead(block)
@@ -70,26 +74,37 @@ class FoldBatch(BrecciaPass):
 # -- what can be folded ------------------------------------------------------------------------------------------------
 
 
-def _parts(block: Block) -> list[list[Operation]]:
-    """Ops that fold together, in order; each list holds a product, and nothing outside would join its kernels."""
+def _parts(block: Block, *, together: bool) -> list[list[Operation]]:
+    """Ops that fold together, in order; each list holds what is to be folded, and nothing else joins its kernels."""
     able = {op: leading for op in block.ops if (leading := _leading(op)) is not None and _folded(op) is not None}
-    part_of: dict[Operation, list[Operation]] = {}
+    towards: dict[Operation, Operation] = {op: op for op in able}
+
+    def first(op: Operation) -> Operation:
+        while towards[op] is not op:
+            towards[op] = op = towards[towards[op]]
+        return op
+
     for op, leading in able.items():
-        mine = [op]
         for value in op.operands:
-            other = part_of.get(value.owner) if isinstance(value.owner, Operation) else None
-            if other is not None and other is not mine and able[other[0]] == leading and _spans(value, leading):
-                mine = [*other, *mine]
-                part_of |= dict.fromkeys(mine, mine)
-        part_of[op] = mine
-    order = {op: i for i, op in enumerate(block.ops)}
-    distinct = {id(ops): sorted(ops, key=order.__getitem__) for ops in part_of.values()}
-    return [ops for ops in distinct.values() if any(map(_wants, ops)) and _closed(ops)]
+            other = value.owner
+            if isinstance(other, Operation) and able.get(other) == leading and _spans(value, leading):
+                towards[first(op)] = first(other)
+    parts: dict[Operation, list[Operation]] = {}
+    for op in able:
+        parts.setdefault(first(op), []).append(op)
+    return [ops for ops in parts.values() if any(_wants(op, together=together) for op in ops) and _closed(ops)]
 
 
-def _wants(op: Operation) -> bool:
-    """True for what is to be folded: a product, and what enters or leaves a grouped one, whose rows are folded."""
-    return isinstance(op, MatmulOp) or _enters_groups(op) or _leaves_groups(op)
+def _wants(op: Operation, *, together: bool) -> bool:
+    """True for what is to be folded: a product, and what enters or leaves a grouped one, whose rows are folded.
+
+    together: also a cast whose scales are to lie by columns, which matrices have.
+    """
+    if isinstance(op, MatmulOp) or _enters_groups(op) or _leaves_groups(op):
+        return True
+    found = _folded(op) if together and isinstance(op, QuantizeOp) else None
+    recipe = found[1]["recipe"] if found is not None else None
+    return isinstance(recipe, RecipeAttr) and scales_of_rows(recipe.data, 2)
 
 
 def _enters_groups(op: Operation) -> bool:
@@ -120,9 +135,11 @@ def _closed(ops: Sequence[Operation]) -> bool:
 
 
 def _leading(op: Operation) -> Shape | None:
-    """The axes of an op's result before the last one, where there are several."""
+    """The axes of an op's result before the last one, where there are several; not where they are known to hold
+    nothing, which no tile covers.
+    """
     shape = _shape(op.results[0].type) if isinstance(op, _ALONG_ROWS) else ()
-    return shape[:-1] if len(shape) > 2 else None
+    return shape[:-1] if len(shape) > 2 and _product(shape[:-1]) != 0 else None
 
 
 def _shape(type_: Attribute) -> Shape:

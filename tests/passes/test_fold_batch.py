@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from breccia.ir.ops import MatmulOp, ReshapeOp
+from breccia.ir.ops import MatmulOp, QuantizeOp, ReshapeOp
 from breccia.ir.rewriting import kernels
 from breccia.ir.types import ScaledType, TensorType
 from breccia.passes import default_pipeline
@@ -83,6 +83,7 @@ func.func @f(%a: !breccia.tensor<[{a}], f32>, %b: !breccia.tensor<[{b}], f32>, %
         product("B, S, 16", "1, 16, 8", "B, S, 8"),
         product("4, 16", "B, 16, 8", "B, 4, 8"),
         product("S, 16", "16, 8", "S, 8"),
+        product("0, S, 16", "16, 8", "0, S, 8"),
         # A table for all of the batch joins the product's kernel, which it could not if the product were folded.
         product("B, S, 16", "16, 8", "B, S, 8", "%z = breccia.binary add %y, %t", "%z"),
     ],
@@ -121,6 +122,24 @@ func.func @f(%a: !breccia.tensor<[B, S, 16], f32>, %b: !breccia.tensor<[16, 8], 
 }"""
     after = validated("fold-batch", text, sizes={"B": 3, "S": 5})
     assert sum(isinstance(op, ReshapeOp) for op in after.walk()) == 2
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "rank"),
+    [("triton:sm_90", "blocks", 2), ("triton:sm_90", "mx", 3), ("triton:sm_100", "blocks", 3), ("numpy", "blocks", 3)],
+)
+def test_a_cast_folds_alone_where_scales_are_to_lie_by_columns(target: str, name: str, rank: int) -> None:
+    recipe, policy = RECIPES[name]
+    out = f"!breccia.scaled<[B, S, 64], bf16, {recipe}>"
+    text = f"""
+func.func @f(%x: !breccia.tensor<[B, S, 64], bf16>) -> {out} {{
+  %q = breccia.quantize %x policy {policy} to {recipe}
+  func.return %q : {out}
+}}"""
+    after = validated("fold-batch", text, target, sizes={"B": 3, "S": 5})
+    (cast,) = [op for op in after.walk() if isinstance(op, QuantizeOp)]
+    assert isinstance(cast.out.type, ScaledType)
+    assert cast.out.type.rank == rank
 
 
 def test_stochastic_rounding_stays_where_it_is() -> None:

@@ -483,6 +483,8 @@ def _kernel(machine: Machine) -> Callable[..., Any]:
         boxes = boxes or (None,) * len(pointers)  # a kernel without any is plain Triton
 
         def call(tiles: int, *args: Any) -> None:
+            if not tiles:
+                return
             tensors = list(args[: len(pointers)])
             for i in columns:  # as the real one does
                 if tensors[i].stride(0) != 1 < tensors[i].shape[0]:
@@ -501,7 +503,7 @@ def _kernel(machine: Machine) -> Callable[..., Any]:
 def _given(given: torch.Tensor, dtype: Any, box: tuple[int, int] | None) -> Any:
     """A tensor as a kernel gets it; the memory is the tensor's."""
     if box is not None and given.dim() == 3:  # matrices as one, where they lie one behind the other
-        given = given.view(-1, given.shape[2]) if given.is_contiguous() else given.reshape(-1, given.shape[2])
+        given = given.reshape(-1, given.shape[2])
     span = 1 + sum((size - 1) * stride for size, stride in zip(given.shape, given.stride(), strict=True))
     words = given.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[given.itemsize])
     flat = torch.as_strided(words, (span,), (1,), given.storage_offset()).numpy().view(dtype)
@@ -560,7 +562,7 @@ def _modules(machine: Machine) -> dict[str, Any]:
         broadcast=lambda a, b: tuple(map(tensor, np.broadcast_arrays(a, b))), inline_asm_elementwise=_inline,
         load=lambda p, mask=None, other=None, **more: p.load(mask, other, **more),
         store=lambda p, value, mask=None, **more: p.store(value, mask, **more),
-        to_tensor=lambda x: x,
+        to_tensor=lambda x: x, cdiv=lambda a, b: -(-a // b),
         allocate_shared_memory=machine.allocate, warp_specialize=machine.specialize,
     )  # fmt: skip
     barriers = Language(

@@ -49,6 +49,23 @@ func.func @gemm(%x : {left}, %w : {w}{more}) -> !breccia.tensor<[M, {n}], bf16>{
 }}"""
 
 
+def batch(*, k: int = 1024, n: int = 512) -> str:
+    """A [B, S, k] activation, cast to FP8, times a weight [n, k]; silu and a cast after it."""
+    recipe, shapes = "#breccia.recipe<f8E4M3FN, f32 per [1, 1, 128]>", [f"[B, S, {size}]" for size in (k, n)]
+    out = f"!breccia.scaled<{shapes[1]}, f32, {recipe}>"
+    w = weight(recipes.find("float8_128x128"), k, n, rows=True)
+    return f"""
+func.func @batch(%x : !breccia.tensor<{shapes[0]}, bf16>, %w : {w}) -> {out}
+    attributes {{breccia.typical = "B=4 S=1024"}} {{
+  %q = breccia.quantize %x policy #breccia.policy<> to {recipe}
+  %t = breccia.transpose %w [1, 0]
+  %p = breccia.matmul %q, %t
+  %g = breccia.unary silu %p
+  %y = breccia.quantize %g policy #breccia.policy<> to {recipe}
+  func.return %y : {out}
+}}"""
+
+
 def grouped(
     a: str = "float8_1x128", b: str = "float8_128x128", *, k: int = 512, n: int = 256, groups: int = 4,
     typical: int = 0, counted: int = 0,
