@@ -111,16 +111,16 @@ def matmul(a: Any, b: Any, out_dtype: Any = np.float32) -> Any:
     if traced(a, b):
         return _call(_SCALED, "matmul", _narrowed(a), _narrowed(b), out_dtype)
     left, right = _narrowed(_operand(a)), _narrowed(_operand(b))
-    if isinstance(right, ScaledTensor) and _is_turned(right):
+    if isinstance(right, ScaledTensor) and _is_turned(right, 2):
         return _run(_SCALED, "matmul_transposed", (left, right.T), out_dtype=_dtype(out_dtype))
     return _run(_SCALED, "matmul", (left, right), out_dtype=_dtype(out_dtype))
 
 
-def _is_turned(st: ScaledTensor) -> bool:
-    """True for a view `w.T` of a weight on a GPU: instructions take its rows as they lie, if they are told."""
+def _is_turned(st: ScaledTensor, rank: int) -> bool:
+    """True for a view `w.T` of weights on a GPU: instructions take their rows as they lie, if they are told."""
     data = st.data
-    eight = st.recipe.element.bits == 8 and data.ndim == 2
-    return eight and runs_kernels(st) and data.stride(0) == 1 < data.stride(1)
+    eight = st.recipe.element.bits == 8 and data.ndim == rank
+    return eight and runs_kernels(st) and data.stride(-2) == 1 < data.stride(-1)
 
 
 @whole
@@ -138,8 +138,11 @@ def grouped_matmul(x: Any, w: Any, offsets: Any, out_dtype: Any = np.float32) ->
     """
     if traced(x, w, offsets):
         return _call(_SCALED, "grouped_matmul", _narrowed(x), _narrowed(w), offsets, out_dtype)
-    operands = (_narrowed(_operand(x)), _narrowed(_operand(w)), _array(offsets))
-    return _run(_SCALED, "grouped_matmul", operands, out_dtype=_dtype(out_dtype))
+    left, right, table = _narrowed(_operand(x)), _narrowed(_operand(w)), _array(offsets)
+    if isinstance(right, ScaledTensor) and _is_turned(right, 3):
+        turned = (left, right.transpose(0, 2, 1), table)
+        return _run(_SCALED, "grouped_matmul_transposed", turned, out_dtype=_dtype(out_dtype))
+    return _run(_SCALED, "grouped_matmul", (left, right, table), out_dtype=_dtype(out_dtype))
 
 
 # -- elementwise -------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import breccia
-from breccia import recipes
+from breccia import functions, recipes
 from breccia.errors import DTypeError, RecipeError, ShapeError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*used as a number")  # some reshapes are by numbers
@@ -223,6 +223,14 @@ def test_grouped_matmul() -> None:
     np.testing.assert_allclose(breccia.grouped_matmul(X, w, offsets), expected, rtol=1e-5, atol=1e-5)
     traced = breccia.compile(breccia.grouped_matmul)(X, w, offsets.astype(np.int32))
     np.testing.assert_array_equal(traced, breccia.grouped_matmul(X, w, offsets))
+
+
+def test_grouped_matmul_of_turned_weights() -> None:
+    w, offsets = RNG.standard_normal((3, 8, 64), np.float32), np.array([0, 2, 2, 5])
+    turned = breccia.cast(w, recipes.float8_row)
+    run: Any = functions._run
+    found = run(functions._SCALED, "grouped_matmul_transposed", (X, turned, offsets), out_dtype="float32")
+    np.testing.assert_array_equal(found, breccia.grouped_matmul(X, turned.transpose(0, 2, 1), offsets))
 
 
 def test_grouped_matmul_of_counted_rows() -> None:

@@ -226,6 +226,12 @@ def grouped_matmul(x: Any, w: Any, offsets: Any, out_dtype: DTypeLike = np.float
     return astype(trace.wrap(ssa, float32), _float_dtype(trace, out_dtype))
 
 
+def grouped_matmul_transposed(x: Any, w: Any, offsets: Any, out_dtype: DTypeLike = np.float32) -> Value:
+    """The grouped product of `x` and the transposes of matrices `w`."""
+    trace = trace_of(x, w, offsets)
+    return grouped_matmul(x, transpose(as_value(trace, w), (0, 2, 1)), offsets, out_dtype)
+
+
 def _counted(trace: Trace, x: Value, w: Value, counts: Value, out_dtype: Dtype) -> Value:
     """The first rows of each matrix of x [E, M, K], as many as counts [E] say, times w[e] of [E, K, N]."""
     shapes = f"x is {trace.show(x.dims)}, w is {trace.show(w.dims)} and counts {trace.show(counts.dims)}"

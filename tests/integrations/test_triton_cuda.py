@@ -169,6 +169,8 @@ def test_groups_of_rows(left: str, right: str, n: int) -> None:
             assert (found.double() - wanted).norm() <= 2e-3 * wanted.norm()
             assert not found[wanted == 0].any()
             assert torch.equal(function(x, w, table), found)
+            eager = breccia.grouped_matmul(x, w.transpose(0, 2, 1), table, out_dtype="bfloat16")
+            assert torch.equal(eager, found)
 
 
 @pytest.mark.parametrize("room", [48, 256])
