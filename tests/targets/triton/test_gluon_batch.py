@@ -15,7 +15,7 @@ import breccia  # noqa: E402
 from breccia import recipes  # noqa: E402
 from breccia.tensor import ScaledTensor, flatten  # noqa: E402
 from tests.targets.triton import gluon, programs  # noqa: E402
-from tests.targets.triton.test_gluon import FORMS, agree, emitted, fused, layer, multiply, scaled, values  # noqa: E402
+from tests.targets.triton.test_gluon import agree, emitted, fused, layer, multiply, scaled, values  # noqa: E402
 
 BATCHES = [(3, 100), (2, 5, 30), (1, 300), (300, 1)]
 
@@ -70,7 +70,3 @@ def test_sizes_may_be_unknown(batch: tuple[int, int]) -> None:
         correct = breccia.compile(fused, target="numpy")(breccia.cast(x.flatten(0, 1), recipes.float8_1x128), w)
         found = values((elements.flatten(0, 1), scales.flatten(0, 1)))
         assert agree(found, correct.dequantize("float32"))
-
-
-def test_forms_are_those_of_other_products() -> None:
-    assert {"2x1x1", "turns 128"} <= set(FORMS)
