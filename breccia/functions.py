@@ -113,31 +113,38 @@ def matmul(a: Any, b: Any, out_dtype: Any = np.float32, accuracy: str | None = N
         return _call(_SCALED, "matmul", _narrowed(a), _narrowed(b), out_dtype, accuracy)
     left, right = _narrowed(_operand(a)), _narrowed(_operand(b))
     said = {} if accuracy is None else {"accuracy": accuracy}
-    if isinstance(right, ScaledTensor) and _is_turned(right):
+    if isinstance(right, ScaledTensor) and _is_turned(right, 2):
         return _run(_SCALED, "matmul_transposed", (left, right.T), out_dtype=_dtype(out_dtype), **said)
     return _run(_SCALED, "matmul", (left, right), out_dtype=_dtype(out_dtype), **said)
 
 
-def _is_turned(st: ScaledTensor) -> bool:
-    """True for a view `w.T` of a weight on a GPU: instructions take its rows as they lie, if they are told."""
+def _is_turned(st: ScaledTensor, rank: int) -> bool:
+    """True for a view `w.T` of weights on a GPU: instructions take their rows as they lie, if they are told."""
     data = st.data
-    eight = st.recipe.element.bits == 8 and data.ndim == 2
-    return eight and runs_kernels(st) and data.stride(0) == 1 < data.stride(1)
+    eight = st.recipe.element.bits == 8 and data.ndim == rank
+    return eight and runs_kernels(st) and data.stride(-2) == 1 < data.stride(-1)
 
 
 @whole
 def grouped_matmul(x: Any, w: Any, offsets: Any, out_dtype: Any = np.float32) -> Any:
     """Rows offsets[e] to offsets[e + 1] of x [T, K] times w[e] of w [E, K, N]; rows of no group give 0.
 
-    offsets: E + 1 integers, not falling.
+    offsets: E + 1 integers (int32 or int64), not falling. For x [E, M, K] they are E counts of 0 to M instead: of x[e],
+    the first offsets[e] rows are multiplied by w[e], and the result is [E, M, N].
 
-    >>> grouped_matmul(np.ones((3, 2), np.float32), np.ones((2, 2, 1), np.float32), np.array([0, 1, 3])).tolist()
+    >>> x, w = np.ones((3, 2), np.float32), np.ones((2, 2, 1), np.float32)
+    >>> grouped_matmul(x, w, np.array([0, 1, 3])).tolist()
     [[2.0], [2.0], [2.0]]
+    >>> grouped_matmul(np.ones((2, 3, 2), np.float32), w, np.array([1, 2])).tolist()
+    [[[2.0], [0.0], [0.0]], [[2.0], [2.0], [0.0]]]
     """
     if traced(x, w, offsets):
         return _call(_SCALED, "grouped_matmul", _narrowed(x), _narrowed(w), offsets, out_dtype)
-    operands = (_narrowed(_operand(x)), _narrowed(_operand(w)), _array(offsets))
-    return _run(_SCALED, "grouped_matmul", operands, out_dtype=_dtype(out_dtype))
+    left, right, table = _narrowed(_operand(x)), _narrowed(_operand(w)), _array(offsets)
+    if isinstance(right, ScaledTensor) and _is_turned(right, 3):
+        turned = (left, right.transpose(0, 2, 1), table)
+        return _run(_SCALED, "grouped_matmul_transposed", turned, out_dtype=_dtype(out_dtype))
+    return _run(_SCALED, "grouped_matmul", (left, right, table), out_dtype=_dtype(out_dtype))
 
 
 # -- elementwise -------------------------------------------------------------------------------------------------------

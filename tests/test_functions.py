@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import breccia
-from breccia import recipes
+from breccia import functions, recipes
 from breccia.errors import DTypeError, RecipeError, ShapeError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*used as a number")  # some reshapes are by numbers
@@ -187,6 +187,14 @@ ERRORS: dict[str, tuple[Any, type[Exception], str]] = {
     "offsets": (
         lambda: breccia.grouped_matmul(X, np.ones((2, 64, 3), np.float32), np.array([0, 6])), ShapeError, "3 offsets",
     ),
+    "counts": (
+        lambda: breccia.grouped_matmul(X[None], np.ones((2, 64, 3), np.float32), np.array([0, 6])), ShapeError,
+        r"x \[E, M, K\], w \[E, K, N\], counts \[E\]",
+    ),
+    "counts' dtype": (
+        lambda: breccia.grouped_matmul(X[None], np.ones((1, 64, 3), np.float32), np.ones(1, np.float32)), DTypeError,
+        "counts are .*; allowed: int32, int64",
+    ),
     "where": (lambda: breccia.where(X > 0, X, np.ones((2, 64), np.float32)), ShapeError, "shape mismatch"),
 }  # fmt: skip
 
@@ -215,6 +223,33 @@ def test_grouped_matmul() -> None:
     np.testing.assert_allclose(breccia.grouped_matmul(X, w, offsets), expected, rtol=1e-5, atol=1e-5)
     traced = breccia.compile(breccia.grouped_matmul)(X, w, offsets.astype(np.int32))
     np.testing.assert_array_equal(traced, breccia.grouped_matmul(X, w, offsets))
+
+
+def test_grouped_matmul_of_turned_weights() -> None:
+    w, offsets = RNG.standard_normal((3, 8, 64), np.float32), np.array([0, 2, 2, 5])
+    turned = breccia.cast(w, recipes.float8_row)
+    run: Any = functions._run
+    found = run(functions._SCALED, "grouped_matmul_transposed", (X, turned, offsets), out_dtype="float32")
+    np.testing.assert_array_equal(found, breccia.grouped_matmul(X, turned.transpose(0, 2, 1), offsets))
+
+
+def test_grouped_matmul_of_counted_rows() -> None:
+    x, w, counts = RNG.standard_normal((3, 5, 64), np.float32), RNG.standard_normal((3, 64, 8), np.float32), [5, 0, 2]
+    expected = np.zeros((3, 5, 8), np.float32)
+    for e, count in enumerate(counts):
+        expected[e, :count] = x[e, :count] @ w[e]
+    for dtype in (np.int32, np.int64):
+        found = breccia.grouped_matmul(x, w, np.array(counts, dtype))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+    def layer(x: Any, w: Any, counts: Any) -> Any:
+        q = breccia.cast(x, recipes.float8_1x128)
+        return breccia.silu(breccia.grouped_matmul(q, w, counts, out_dtype=np.float16))
+
+    decoded = breccia.cast(x, recipes.float8_1x128).dequantize(np.float32)
+    rows = np.stack([decoded[e] @ w[e] * (np.arange(5) < counts[e])[:, None] for e in range(3)])
+    found = breccia.compile(layer)(x, w, np.array(counts))
+    np.testing.assert_allclose(found.astype(np.float32), rows / (1 + np.exp(-rows)), rtol=2e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize("name", list(recipes.all_recipes()))

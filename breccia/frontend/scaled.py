@@ -12,6 +12,7 @@ from breccia.frontend.dtypes import Dtype, float32, float64, int32, int64, ir_dt
 from breccia.frontend.elementwise import as_value, astype, binary, full, ints, trace_of, unary, where, widened
 from breccia.frontend.shapes import reshape_to, transpose
 from breccia.frontend.trace import Trace, Value, as_dtype, fail, plain
+from breccia.ir import dims
 from breccia.ir.attributes import PolicyAttr
 from breccia.ir.base import as_tensor
 from breccia.ir.ops import (
@@ -211,10 +212,15 @@ def check_fnuz(trace: Trace, a: Value, b: Value) -> None:
 
 
 def grouped_matmul(x: Any, w: Any, offsets: Any, out_dtype: DTypeLike = np.float32) -> Value:
-    """Rows offsets[e] to offsets[e + 1] of x [T, K] times w[e] of [E, K, N]; other rows give 0."""
+    """Rows offsets[e] to offsets[e + 1] of x [T, K] times w[e] of [E, K, N]; other rows give 0.
+
+    Or the first counts[e] rows of x[e], for x [E, M, K] and counts [E].
+    """
     trace = trace_of(x, w, offsets)
     left, right = _operand(trace, x), _operand(trace, w)
     table = as_value(trace, offsets)
+    if left.rank == 3:
+        return _counted(trace, left, right, table, _float_dtype(trace, out_dtype))
     shapes = f"x is {trace.show(left.dims)}, w is {trace.show(right.dims)} and offsets {trace.show(table.dims)}"
     fits = left.rank == 2 and right.rank == 3 and table.rank == 1
     if not fits or trace.unify("grouped_matmul", left.dims[1], right.dims[1], broadcast=False) is None:
@@ -229,6 +235,27 @@ def grouped_matmul(x: Any, w: Any, offsets: Any, out_dtype: DTypeLike = np.float
     check_fnuz(trace, left, right)
     ssa = trace.emit(GroupedMatmulOp, left.ssa, right.ssa, table.ssa)
     return astype(trace.wrap(ssa, float32), _float_dtype(trace, out_dtype))
+
+
+def grouped_matmul_transposed(x: Any, w: Any, offsets: Any, out_dtype: DTypeLike = np.float32) -> Value:
+    """The grouped product of `x` and the transposes of matrices `w`."""
+    trace = trace_of(x, w, offsets)
+    return grouped_matmul(x, transpose(as_value(trace, w), (0, 2, 1)), offsets, out_dtype)
+
+
+def _counted(trace: Trace, x: Value, w: Value, counts: Value, out_dtype: Dtype) -> Value:
+    """The first rows of each matrix of x [E, M, K], as many as counts [E] say, times w[e] of [E, K, N]."""
+    shapes = f"x is {trace.show(x.dims)}, w is {trace.show(w.dims)} and counts {trace.show(counts.dims)}"
+    pairs = [(x.dims[2], w.dims[1]), (x.dims[0], w.dims[0]), (counts.dims[0], w.dims[0])] if w.rank == 3 else []
+    if counts.rank != 1 or not pairs or any(trace.unify("grouped_matmul", *p, broadcast=False) is None for p in pairs):
+        trace.fail(ShapeError, f"grouped_matmul: shape mismatch: takes x [E, M, K], w [E, K, N], counts [E]; {shapes}")
+    if counts._dtype not in (int32, int64):
+        trace.fail(DTypeError, f"grouped_matmul: counts are {counts.describe()}; allowed: int32, int64")
+    check_fnuz(trace, x, w)
+    experts, room = trace.number(w.dims[0], "grouped_matmul"), x.dims[1]
+    rows = reshape_to(x, (dims.mul(experts, room), x.dims[2]))
+    made = trace.emit(GroupedMatmulOp, rows.ssa, w.ssa, counts.ssa, each=DimsAttr((room,)))
+    return reshape_to(astype(trace.wrap(made, float32), out_dtype), (experts, room, w.dims[2]))
 
 
 def round_trip(x: Value, recipe: Recipe, axis: int = -1, seed: Any = None) -> Value:

@@ -235,7 +235,7 @@ def reshaped_recipe(t: ScaledType, shape: Sequence[Dim]) -> Recipe:
                 f"reshape: {show_shape(t.shape)} to {show_shape(shape)} would regroup axes that blocks of {block} lie "
                 f"along; only leading axes with blocks of 1 can be regrouped. Quantize after reshaping"
             )
-        whole = front == {None} and (keep == 0 or set(block) == {None})
+        whole = set(block) == {None}
         if front == {None} and not whole:
             raise VerifyException(f"reshape: blocks of {block} span axes that {show_shape(shape)} regroups")
         levels.append(Level(level.dtype, (None if whole else 1,) * new_lead + block[lead:]))

@@ -24,7 +24,7 @@ from breccia.ir.base import (
     show_shape,
 )
 from breccia.ir.storage import storage_types
-from breccia.ir.types import RecipeAttr, ScaledType, TensorType, component_types, is_float, scaled, tensor
+from breccia.ir.types import DimsAttr, RecipeAttr, ScaledType, TensorType, component_types, is_float, scaled, tensor
 
 f32 = builtin.f32
 ACCURACIES = ("exact", "bounded")
@@ -160,16 +160,18 @@ def check_place(key: str, t: TensorType | ScaledType, place: PlaceAttr | None) -
 class GroupedMatmulOp(BrecciaOp):
     """`%y = breccia.grouped_matmul %x, %w, %offsets`: rows offsets[e] to offsets[e + 1] of x [T, K] times w[e].
 
-    w is [E, K, N]; rows that no group covers give 0.
+    w is [E, K, N]; rows that no group covers give 0. With `each M`, every group has room for M rows of x [E * M, K], of
+    which the first counts[e] are its own: `%y = breccia.grouped_matmul %x, %w, %counts each M`.
     """
 
     name = "breccia.grouped_matmul"
     compute = opt_prop_def()
+    each = opt_prop_def(DimsAttr)
     place_a = opt_prop_def(PlaceAttr)
     place_b = opt_prop_def(PlaceAttr)
     traits = traits_def(Pure())
     ARITY: ClassVar = (3, 3)
-    SYNTAX: ClassVar = MatmulOp.SYNTAX[1:]
+    SYNTAX: ClassVar = (Field("each", "dim", "each", optional=True), *MatmulOp.SYNTAX[1:])
 
     @classmethod
     def infer(cls, types: Types, props: Props) -> list[Attribute]:
@@ -180,9 +182,14 @@ class GroupedMatmulOp(BrecciaOp):
                 f"grouped_matmul: shape mismatch: takes x [T, K] and w [E, K, N], not {show_shape(x.shape)} "
                 f"and {show_shape(w.shape)}"
             )
-        if offsets.shape != (dims.add(w.shape[0], 1),) or offsets.dtype not in (builtin.i32, builtin.i64):
+        each = props.get("each")
+        name, count = ("offsets", dims.add(w.shape[0], 1)) if each is None else ("counts", w.shape[0])
+        if offsets.shape != (count,) or offsets.dtype not in (builtin.i32, builtin.i64):
+            raise VerifyException(f"grouped_matmul: {name} is {offsets}; [{dims.show(count)}] of i32 or i64 is wanted")
+        if each is not None and x.shape[0] != dims.mul(w.shape[0], each.data[0]):
             raise VerifyException(
-                f"grouped_matmul: offsets is {offsets}; [{dims.show(dims.add(w.shape[0], 1))}] of i32 or i64 is wanted"
+                f"grouped_matmul: x has {dims.show(x.shape[0])} rows; {dims.show(w.shape[0])} groups with room for "
+                f"{dims.show(each.data[0])} each have {dims.show(dims.mul(w.shape[0], each.data[0]))}"
             )
         for key, t in (("place_a", x), ("place_b", w)):
             check_place(key, t, props.get(key))

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from breccia.ir.pipeline import BrecciaPass
 
 TRACED = (
-    "canonicalize", "fold-exponents", "fold-exponents-bounded", "cse", "dce", "fuse-sibling-quantize", "place-scales",
-    "split-quantize",
+    "canonicalize", "cse", "dce", "fold-batch", "fold-exponents", "fold-exponents-bounded", "fuse-sibling-quantize",
+    "place-scales", "split-quantize",
 )  # fmt: skip
 """Passes on the traced form."""
 LAID_OUT = ("partition", "sink-guards", "assign-layouts", "hoist-prepare")

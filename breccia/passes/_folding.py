@@ -60,6 +60,10 @@ NARROW = 6
 """Bits up to which an element always fits E4M3, so that nothing but its exponent can be lost."""
 
 
+Known = dict[tuple[SSAValue, int, int], tuple[SSAValue, SSAValue]]
+"""Folded operands with their flags, by what they are made of, the axis along k, and the side they stand on."""
+
+
 @dataclass(frozen=True)
 class _Side:
     """An operand that can be folded. base: before transposes; axis: of it, the one along k; whole: one scale for k."""
@@ -74,10 +78,11 @@ class _Side:
         return self.base.type
 
 
-def fold(op: MatmulOp, capabilities: Capabilities, *, bounded: bool) -> bool:
+def fold(op: MatmulOp, capabilities: Capabilities, known: Known, *, bounded: bool) -> bool:
     """Replace a product by a quick one and an exact one that stands in for its rows; False where that is no gain.
 
-    bounded: elements of 8 bits too, which may lose what `SPREAD` allows; else only what loses nothing.
+    bounded: elements of 8 bits too, which may lose what `SPREAD` allows; else only what loses nothing. known: what has
+    been folded before, which products share.
     """
     a, b = op.args
     if not _large(op, capabilities) or (ELEMENT.mlir, ELEMENT.mlir) not in {(m.a, m.b) for m in capabilities.mma}:
@@ -92,7 +97,7 @@ def fold(op: MatmulOp, capabilities: Capabilities, *, bounded: bool) -> bool:
     quick: list[SSAValue] = []
     lost: list[SSAValue] = []
     for i, (value, side) in enumerate(zip(op.args, found, strict=True)):
-        new, flags = _folded(op, side, i) if side else (value, None)
+        new, flags = _shared(op, side, i, known) if side else (value, None)
         quick.append(new)
         lost += [flags] if flags is not None else []
     fast = _add(op, MatmulOp.make(*quick))
@@ -165,6 +170,14 @@ def _constant(value: SSAValue) -> bool:
     function = value.block.parent_op()
     positions = function.attributes.get(CONSTANTS) if isinstance(function, FuncOp) else None
     return isinstance(positions, IntsAttr) and value.index in positions.data
+
+
+def _shared(op: MatmulOp, side: _Side, number: int, known: Known) -> tuple[SSAValue, SSAValue]:
+    """The folded operand and its flags, made now if no product before has asked for them."""
+    key = side.base, side.axis, number
+    if key not in known:
+        known[key] = _folded(op, side, number)
+    return known[key]
 
 
 def _folded(op: MatmulOp, side: _Side, number: int) -> tuple[SSAValue, SSAValue]:

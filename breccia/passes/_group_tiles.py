@@ -7,13 +7,14 @@ cache; an epilogue; and all of it as often as the tiles go around the multiproce
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from breccia.ir.attributes import ScheduleAttr
 from breccia.ir.capabilities import Capabilities
 from breccia.ir.hints import expected, typical_sizes
 from breccia.ir.kernel import KernelOp
-from breccia.ir.ops import MatmulOp, TransposeOp
+from breccia.ir.ops import GroupedMatmulOp, MatmulOp, TransposeOp
 from breccia.ir.types import ScaledType, TensorType
 from breccia.passes._axes import shape_of
 from breccia.passes._plan import planned_blocks
@@ -21,6 +22,7 @@ from breccia.passes._plan import planned_blocks
 Entries = dict[str, int | str]
 APART = "apart"
 """What `decode` says where `split-decode` is to decode operands in kernels of their own."""
+Product = MatmulOp | GroupedMatmulOp
 ROWS = 64
 STEP = 128
 """Elements of 8 bits along k in one step: as many as the widest swizzle of shared memory covers."""
@@ -67,17 +69,23 @@ class Shape:
 SHAPES = (Shape(2, 2, 1), Shape(2, 1, 2), Shape(3, 1, 1), Shape(2, 1, 1))
 SMALL = (Shape(2, 1, 1),)
 """Where registers hold no second tile, since both operands have scales along the step."""
+WITHIN_GROUPS = (*SHAPES, Shape(1, 1, 2))
+"""Where each group of rows has tiles of its own, and there may be few of them."""
+SMALL_WITHIN_GROUPS = (Shape(2, 1, 1, 64),)
+"""The same, where both operands have scales along the step."""
+SPARE = 2
+"""Times the rows that a group usually has for which there is room, where it has room of its own."""
 TURNS = tuple(Shape(1, 1, 1, columns, 2, 4 if columns <= 32 else 2) for columns in (16, 32, 64, 128))
 
 
-def group_tiles(kernel: KernelOp, op: MatmulOp, capabilities: Capabilities, said: Entries) -> Entries | None:
+def group_tiles(kernel: KernelOp, op: Product, capabilities: Capabilities, said: Entries) -> Entries | None:
     """The schedule of a product for groups of warps; None where it does not suit the product or the architecture."""
     found = group_shapes(op, capabilities, said)
     fitting = (shape_entries(kernel, op, capabilities, shape, found[0], said) for shape in found[1]) if found else ()
     return next((entries for entries in fitting if entries is not None), None)
 
 
-def group_shapes(op: MatmulOp, capabilities: Capabilities, said: Entries) -> tuple[int, list[Shape]] | None:
+def group_shapes(op: Product, capabilities: Capabilities, said: Entries) -> tuple[int, list[Shape]] | None:
     """(step along k, shapes that suit a product, quickest first); None where none does."""
     wanted = {"wgmma", "tma", "warp_specialize"}
     if not wanted <= set(capabilities.features) or "block_m" in said or "num_warps" in said:
@@ -87,33 +95,50 @@ def group_shapes(op: MatmulOp, capabilities: Capabilities, said: Entries) -> tup
     rows, columns = (expected(d, sizes) for d in shape[-2:])
     if len(shape) != 2 or rows is None or columns is None or not isinstance(depth, int):
         return None
-    if _takes_halves(op) and said.get("decode", APART) == APART and min(rows, columns) >= capabilities.decode_rows > 0:
+    groups = 1
+    if isinstance(op, GroupedMatmulOp):
+        count = shape_of(op.args[1].type)[0]
+        fits = isinstance(count, int) and _takes_bytes(op, capabilities) and isinstance(op.args[1].owner, TransposeOp)
+        if not fits or not isinstance(shape[-1], int):
+            return None
+        assert isinstance(count, int), "asked above"
+        groups, rows = count, -(-rows // (count if op.each is None else count * SPARE))
+        step, allowed = STEP, SMALL_WITHIN_GROUPS if _both_walk_columns(op) else WITHIN_GROUPS
+    elif (
+        _takes_halves(op) and said.get("decode", APART) == APART and min(rows, columns) >= capabilities.decode_rows > 0
+    ):
         step, allowed = STEP // 2, SHAPES
     elif _takes_bytes(op, capabilities) and _lies_right(op, rows, columns, capabilities):
-        step, allowed = STEP, (*(SMALL if all(_walks_columns(op, side) for side in (0, 1)) else SHAPES), *TURNS)
+        step, allowed = STEP, (*(SMALL if _both_walk_columns(op) else SHAPES), *TURNS)
     else:
         return None
-    return step, sorted(allowed, key=lambda s: cost(s, rows, columns, -(-depth // step)))
+    return step, sorted(allowed, key=lambda s: cost(s, rows, columns, -(-depth // step), groups))
 
 
 def shape_entries(
-    kernel: KernelOp, op: MatmulOp, capabilities: Capabilities, shape: Shape, step: int, said: Entries
+    kernel: KernelOp, op: Product, capabilities: Capabilities, shape: Shape, step: int, said: Entries
 ) -> Entries | None:
     """The schedule of a product for programs of one shape, with as many stages as pay; None where it does not fit."""
     blocks: Entries = {"block_m": ROWS, "block_n": shape.block_n, "block_k": step}
-    planned = planned_blocks(kernel, "gemm", ScheduleAttr(tuple({**blocks, **said}.items())))
+    kind = "gemm" if isinstance(op, MatmulOp) else "grouped"
+    planned = planned_blocks(kernel, kind, ScheduleAttr(tuple({**blocks, **said}.items())))
     stages = _stages(shape, capabilities, kernel, op)
     if stages < 3 or {**blocks, **planned} != blocks:
         return None
     entries: Entries = {**blocks, "groups": shape.groups, "waves_m": shape.waves_m, "waves_n": shape.waves_n}
     if shape.turns > 1:
         entries = {**entries, "turns": shape.turns, "steps": shape.steps}
-    return {**entries, "raster": 8, "num_warps": 4, "num_stages": stages, "decode": "apart", **said}
+    apart: Entries = {"decode": APART} if isinstance(op, MatmulOp) else {}
+    return {**entries, "raster": 8, "num_warps": 4, "num_stages": stages, **apart, **said}
 
 
-def cost(shape: Shape, rows: int, columns: int, steps: int) -> float:
-    """Cycles that a product of so many steps of 128 bytes takes with programs of that shape."""
-    tiles = -(-rows // shape.rows) * -(-columns // shape.columns)
+def cost(shape: Shape, rows: int, columns: int, steps: int, groups: int = 1) -> float:
+    """Cycles that a product of so many steps of 128 bytes takes with programs of that shape.
+
+    groups: so many products of about so many rows, the last tile of each being half empty on average.
+    """
+    tall = -(-rows // shape.rows) if groups == 1 else max(rows / shape.rows + 0.5, 1)
+    tiles = math.ceil(groups * tall) * -(-columns // shape.columns)
     products = shape.rows * shape.columns * STEP / PRODUCTS
     loads = (shape.rows + shape.columns) * STEP / CACHE_BYTES
     if shape.turns > 1:
@@ -131,7 +156,7 @@ def element_name(type_: object) -> str:
     return str(type_.dtype)
 
 
-def _takes_bytes(op: MatmulOp, capabilities: Capabilities) -> bool:
+def _takes_bytes(op: Product, capabilities: Capabilities) -> bool:
     """True where both operands are multiplied as the 8-bit floats that they are stored as."""
     kinds = tuple(element_name(v.type) for v in op.args[:2])
     known = any((row.a, row.b) == kinds for row in capabilities.mma)
@@ -156,16 +181,21 @@ def _lies_right(op: MatmulOp, rows: int, columns: int, capabilities: Capabilitie
     return isinstance(op.args[1].owner, TransposeOp) and not isinstance(op.args[0].owner, TransposeOp)
 
 
-def _walks_columns(op: MatmulOp, side: int) -> bool:
+def _both_walk_columns(op: Product) -> bool:
+    """True where both operands have scales for each row, or column, and each step along k."""
+    return all(_walks_columns(op, side) for side in (0, 1))
+
+
+def _walks_columns(op: Product, side: int) -> bool:
     """True where an operand has a scale for each row of it and each step along k."""
     type_, place = op.args[side].type, op.properties.get(("place_a", "place_b")[side])
     if not isinstance(type_, ScaledType) or place is None or "mainloop" not in place.data:  # type: ignore[attr-defined]
         return False
     block = type_.recipe.blocks(type_.rank)[-1]
-    return (block[0] if side == 0 else block[1]) == 1
+    return block[-2 if side == 0 else -1] == 1
 
 
-def _stages(shape: Shape, capabilities: Capabilities, kernel: KernelOp, op: MatmulOp) -> int:
+def _stages(shape: Shape, capabilities: Capabilities, kernel: KernelOp, op: Product) -> int:
     """How many steps of both operands fit beside the tiles that leave; of large ones four are enough."""
     if shape.turns > 1:
         stage = (shape.rows + shape.columns) * STEP * shape.steps

@@ -16,8 +16,9 @@ from breccia.ir.kernel import KernelOp
 from breccia.ir.ops import ConvertOp, GroupedMatmulOp, UnaryOp, YieldOp
 from breccia.ir.rewriting import erase_dead, insert_before, replace_op, with_location
 from breccia.ir.tiling import GridDim
+from breccia.ir.types import TensorType
 from breccia.passes._axes import Axis, AxisMap, shape_of
-from breccia.passes._plan import DEFAULT_TILE, Walk
+from breccia.passes._plan import DEFAULT_TILE, Walk, grid_dim
 from breccia.passes._region import Operands
 from breccia.passes._sharing import cone
 from breccia.passes._windows import Cut, grid_names
@@ -30,16 +31,21 @@ ZERO_TO_ZERO = ("neg", "abs", "square", "sqrt", "relu", "silu", "gelu", "gelu_ta
 class Groups:
     """How groups are walked.
 
-    dim: the grid dimension over groups. walks: rows and columns. bounds: first row and limit of a group, by table.
-    squeezed: values that hold all groups, of which a program sees one.
+    dim: the grid dimension over groups. walks: rows and columns. room: most rows of a group. bounds: first row and
+    limit of a group, by table. squeezed: values that hold all groups, of which a program sees one.
     """
 
     dim: GridDim
     walks: list[Walk]
+    room: dims.Dim
     rows: Axis
     experts: Axis | None
     bounds: tuple[dims.Dim, dims.Dim]
     squeezed: frozenset[SSAValue]
+
+    def grid_dim(self, walk: Walk, cut: Cut) -> GridDim:
+        """The grid dimension that walks an axis: rows only as far as a group may have some."""
+        return grid_dim(walk, cut) if walk.axis is not self.rows else grid_dim(walk, cut, size=self.room)
 
     def bound(self, cuts: Mapping[Axis, Cut]) -> dict[Axis, Cut]:
         """The cuts, with rows kept inside their group."""
@@ -81,15 +87,20 @@ def group_walks(
             walks.append(Walk(columns, "n", block))
     ops = cone(w)
     squeezed = frozenset({w, *(v for o in ops for v in (*o.operands, *o.results))})
-    bounds = (Lookup(table, Sym(name)), Lookup(table, dims.add(Sym(name), 1)))
-    return Groups(GridDim(name, groups), walks, rows, axes.of(w, 0), bounds, squeezed)
+    room, bounds = rows.size, (Lookup(table, Sym(name)), Lookup(table, dims.add(Sym(name), 1)))
+    if op.each is not None:
+        (room,) = op.data("each")
+        start = dims.mul(Sym(name), room)
+        bounds = (start, dims.add(start, Lookup(table, Sym(name))))
+    return Groups(GridDim(name, groups), walks, room, rows, axes.of(w, 0), bounds, squeezed)
 
 
 def split_epilogue(kernel: KernelOp) -> tuple[KernelOp, KernelOp | None]:
     """A grouped kernel, and another one with what comes after the product where that would not keep zeros.
 
     Rows that no group covers are 0 before the epilogue. No program computes them, so an epilogue that turns 0 into
-    something else (a bias) or encodes it runs in a kernel that sees every row.
+    something else (a bias) or encodes it runs in a kernel that sees every row. What keeps zeros stays with the product
+    as far as its result is the narrower for it.
     """
     body = kernel.body.block
     (product,) = [op for op in body.ops if isinstance(op, GroupedMatmulOp)]
@@ -97,7 +108,24 @@ def split_epilogue(kernel: KernelOp) -> tuple[KernelOp, KernelOp | None]:
     after = [op for op in body.ops if op not in before]
     if all(_keeps_zero(op) for op in after):
         return kernel, None
-    return _first(kernel, product, before), kernel
+    value = _narrowest(product)
+    return _first(kernel, value, cone(value)), kernel
+
+
+def _narrowest(product: GroupedMatmulOp) -> SSAValue:
+    """What a product becomes before anything turns 0 into something else: the last of the values with fewest bits."""
+    chain: list[SSAValue] = [product.out]
+    while chain[-1].has_one_use():
+        op = next(iter(chain[-1].uses)).operation
+        if isinstance(op, YieldOp) or not _keeps_zero(op):
+            break
+        chain.append(op.results[0])
+    return min(reversed(chain), key=_bits)
+
+
+def _bits(value: SSAValue) -> int:
+    t = value.type
+    return t.format.bits if isinstance(t, TensorType) and t.format is not None else 0
 
 
 def _keeps_zero(op: Operation) -> bool:
@@ -106,8 +134,8 @@ def _keeps_zero(op: Operation) -> bool:
     return isinstance(op, ConvertOp | YieldOp)
 
 
-def _first(kernel: KernelOp, product: GroupedMatmulOp, before: set[Operation]) -> KernelOp:
-    """Move the product and what it needs out of `kernel`, which then reads its result."""
+def _first(kernel: KernelOp, value: SSAValue, before: set[Operation]) -> KernelOp:
+    """Move the ops that make a value out of `kernel`, which then reads it."""
     body = kernel.body.block
     needed = [a for a in body.args if any(use.operation in before for use in a.uses)]
     region = Region(Block(arg_types=[a.type for a in needed]))
@@ -116,21 +144,23 @@ def _first(kernel: KernelOp, product: GroupedMatmulOp, before: set[Operation]) -
         new.name_hint = old.name_hint
     for op in [o for o in body.ops if o in before]:
         region.block.add_op(with_location(op.clone(mapping), op))
-    region.block.add_op(with_location(YieldOp.make(mapping[product.out]), product))
+    made = value.owner
+    assert isinstance(made, Operation), "an op makes the value"
+    region.block.add_op(with_location(YieldOp.make(mapping[value]), made))
     operands = [kernel.args[body.args.index(a)] for a in needed]
-    first = KernelOp.make(kernel.kernel_name, operands, [product.out.type], body=region, schedule=kernel.schedule)
-    first.outs[0].name_hint = product.out.name_hint
+    first = KernelOp.make(kernel.kernel_name, operands, [value.type], body=region, schedule=kernel.schedule)
+    first.outs[0].name_hint = value.name_hint
     insert_before(kernel, first)
-    _continue(kernel, product, first)
+    _continue(kernel, made, first)
     return first
 
 
-def _continue(kernel: KernelOp, product: GroupedMatmulOp, first: KernelOp) -> None:
-    """Let `kernel` take the product as an operand."""
+def _continue(kernel: KernelOp, made: Operation, first: KernelOp) -> None:
+    """Let `kernel` take what an op made as an operand."""
     body = kernel.body.block
-    arrived = body.insert_arg(product.out.type, len(body.args))
-    arrived.name_hint = product.out.name_hint
-    replace_op(product, [], [arrived])
+    arrived = body.insert_arg(made.results[0].type, len(body.args))
+    arrived.name_hint = made.results[0].name_hint
+    replace_op(made, [], [arrived])
     kernel.operands = [*kernel.args, first.outs[0]]
     erase_dead(body)
     for arg in [a for a in body.args if not a.uses]:

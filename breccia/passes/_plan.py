@@ -157,10 +157,10 @@ def make_cuts(walks: Sequence[Walk], taken: set[str]) -> dict[Axis, Cut]:
     return {w.axis: dim_cut(n, w.block) for w, n in zip(walks, grid_names(wanted, taken), strict=True)}
 
 
-def grid_dim(walk: Walk, cut: Cut, kind: str = "parallel") -> GridDim:
-    """The grid dimension that walks an axis."""
+def grid_dim(walk: Walk, cut: Cut, kind: str = "parallel", size: dims.Dim | None = None) -> GridDim:
+    """The grid dimension that walks an axis; size: how far, if not to its end."""
     assert isinstance(cut.index, dims.Sym), "a walked axis is indexed by its dimension"
-    return GridDim(cut.index.name, dims.ceildiv(walk.axis.size, cut.block), kind)  # type: ignore[arg-type]
+    return GridDim(cut.index.name, dims.ceildiv(walk.axis.size if size is None else size, cut.block), kind)  # type: ignore[arg-type]
 
 
 def check_rules(kernel: KernelOp, axes: AxisMap, walked: dict[Axis, Cut]) -> None:

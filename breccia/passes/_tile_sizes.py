@@ -103,10 +103,11 @@ def product_tiles(kernel: KernelOp, kind: str, wanted: Entries, capabilities: Ca
     stages do not fit. said: what the kernel's schedule has already, which stays.
     """
     op = _product(kernel)
-    if isinstance(op, MatmulOp):
-        together = group_tiles(kernel, op, capabilities, said) or weight_tiles(kernel, op, capabilities, said)
-        if together is not None:
-            return together
+    together = group_tiles(kernel, op, capabilities, said)
+    if together is None and isinstance(op, MatmulOp):
+        together = weight_tiles(kernel, op, capabilities, said)
+    if together is not None:
+        return together
     apart = said["decode"] == APART if "decode" in said else _decodes_apart(op, capabilities)
     wanted = {**_fitting(op, wanted, apart=apart, whole=capabilities), **said}
     while True:

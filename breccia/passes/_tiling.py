@@ -157,7 +157,8 @@ class _Tiler:
         plan = made if groups is None else groups.bound(made)
         check_rules(self.kernel, axes, made)
         cuts = Cuts(axes, plan, groups.squeezed if groups else frozenset())
-        grid = [*([groups.dim] if groups else []), *(grid_dim(w, made[w.axis]) for w in walks)]
+        placed = groups.grid_dim if groups else grid_dim
+        grid = [*([groups.dim] if groups else []), *(placed(w, made[w.axis]) for w in walks)]
         op = axes.matmul
         assert op is not None, "this kernel has a product"
         finish, loop = self._builder(cuts), None

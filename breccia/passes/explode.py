@@ -50,6 +50,8 @@ class Explode(BrecciaPass):
                     _explode_kernel(op)
                 elif isinstance(op, COMPONENT_VIEWS) and isinstance(op.out.type, ScaledType):
                     _explode_view(op)
+                elif isinstance(op, ConvertLayoutOp) and op.args[0].type == op.out.type:
+                    replace_op(op, [], [op.args[0]])  # of a view, which has its operand's layout by now
                 elif isinstance(op, ReturnOp):
                     _explode_return(function, op)
             _fold_parts(function.body.block)

@@ -20,7 +20,7 @@ from breccia.ir.capabilities import target_of
 from breccia.ir.ops import MatmulOp
 from breccia.ir.pipeline import BrecciaPass
 from breccia.ir.rewriting import functions
-from breccia.passes._folding import fold
+from breccia.passes._folding import Known, fold
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,10 @@ def run(module: ModuleOp, name: str, *, bounded: bool) -> None:
     """Fold the operands of all products for which that is asked or allowed."""
     capabilities = target_of(module, name)
     for function in functions(module):
+        known: Known = {}
         for op in list(function.body.block.ops):
             if isinstance(op, MatmulOp) and "place_a" not in op.properties and (asked(op) or not bounded):
-                fold(op, capabilities, bounded=bounded)
+                fold(op, capabilities, known, bounded=bounded)
 
 
 def asked(op: MatmulOp) -> bool:

@@ -199,9 +199,9 @@ def _choices(fmt: Format, kind: Kind) -> Array:
 
 @dataclass(frozen=True)
 class TableRole:
-    """What an integer argument is read for: rising `offsets` up to `limit`, or an `index` below `limit`."""
+    """What an integer argument is read for: rising `offsets` or `counts` up to `limit`, or an `index` below `limit`."""
 
-    kind: Literal["offsets", "index"]
+    kind: Literal["offsets", "counts", "index"]
     limit: Dim
 
 
@@ -235,7 +235,8 @@ def table_roles(func: FuncOp) -> dict[int, TableRole]:
 
 def _grouped(op: GroupedMatmulOp, args: Mapping[SSAValue, int], roles: _Roles) -> None:
     x: Any = op.args[0].type
-    roles.note(op.args[2], args, TableRole("offsets", x.shape[0]))
+    role = TableRole("offsets", x.shape[0]) if op.each is None else TableRole("counts", op.data("each")[0])
+    roles.note(op.args[2], args, role)
 
 
 def _windows(op: KernelOp, args: Mapping[SSAValue, int], roles: _Roles) -> None:
@@ -250,14 +251,26 @@ def _windows(op: KernelOp, args: Mapping[SSAValue, int], roles: _Roles) -> None:
                 if isinstance(part, dims.Lookup):
                     roles.note(op.args[part.operand], args, TableRole("index", blocks))
         if window.segment is not None:
-            for part in (*dims.walk(window.segment.base), *dims.walk(window.segment.limit)):
+            base, rows = window.segment.base, type_.shape[window.segment.axis]
+            for part in (*dims.walk(base), *dims.walk(window.segment.limit)):
                 if isinstance(part, dims.Lookup):
-                    limit = type_.shape[window.segment.axis]
-                    roles.note(op.args[part.operand], args, TableRole("offsets", limit))
+                    roles.note(
+                        op.args[part.operand], args, _segment_role(op, part, rows, counted=not dims.has_lookup(base))
+                    )
+
+
+def _segment_role(op: KernelOp, part: dims.Lookup, rows: Dim, *, counted: bool) -> TableRole:
+    """What a table says of segments. counted: how many of their rows, which begin wherever the table is not asked."""
+    if not counted:
+        return TableRole("offsets", rows)
+    table: Any = op.args[part.operand].type
+    return TableRole("counts", dims.floordiv(rows, table.shape[0]))
 
 
 def _table(shape: tuple[int, ...], role: TableRole, mode: Mode, rng: Generator) -> Array:
     limit = mode.size(role.limit)
+    if role.kind == "counts":
+        return rng.integers(0, limit + 1, shape).astype(np.int32)
     if role.kind == "index":
         return rng.integers(0, max(1, limit), shape).astype(np.int32)
     inner = np.sort(rng.integers(0, limit + 1, max(0, shape[0] - 2)))

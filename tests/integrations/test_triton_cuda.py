@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -179,6 +180,98 @@ def test_few_rows_are_warp_specialized_on_hopper() -> None:
     source = few_rows.lower(torch.ones(16, 512, device="cuda").bfloat16(), w).source()
     assert "gl.warp_specialize" in source
     assert "_pairs_of_float4_e2m1fn_scaled_bf16" in source
+
+
+GROUPED_PAIRS = [PAIRS[0], PAIRS[1], PAIRS[2], PAIRS[3]]
+OFFSETS = {
+    "of all sizes": [0, 70, 70, 1200, 1201, 2000],
+    "with rows before and after": [5, 5, 130, 258, 259, 1990],
+    "all in the last": [0, 0, 0, 0, 0, 2000],
+    "none": [7] * 6,
+}
+
+
+def grouped(x: Any, w: Any, table: Any) -> Any:
+    return breccia.grouped_matmul(x, breccia.transpose(w, (0, 2, 1)), table, out_dtype="bfloat16")
+
+
+def by_group(x: Any, w: Any, spans: list[tuple[int, int]]) -> Any:
+    """In float64, and 0 in rows of no group."""
+    left, right = x.dequantize("float32").double().flatten(0, -2), w.dequantize("float32").double()
+    out = torch.zeros(left.shape[0], right.shape[1], dtype=torch.float64, device="cuda")
+    for e, (start, stop) in enumerate(spans):
+        out[start:stop] = left[start:stop] @ right[e].T
+    return out
+
+
+@pytest.mark.parametrize("n", [520, 4096])
+@pytest.mark.parametrize(("left", "right"), GROUPED_PAIRS)
+def test_groups_of_rows(left: str, right: str, n: int) -> None:
+    torch.manual_seed(0)
+    x = breccia.cast(torch.randn(2000, 1100, device="cuda").bfloat16(), recipes.find(left))
+    w = breccia.cast(torch.randn(5, n, 1100, device="cuda").bfloat16(), recipes.find(right))
+    function = breccia.compile(grouped)
+    for offsets in OFFSETS.values():
+        for dtype in (torch.int32, torch.int64):
+            table = torch.tensor(offsets, dtype=dtype, device="cuda")
+            found, wanted = function(x, w, table), by_group(x, w, list(pairwise(offsets)))
+            assert (found.double() - wanted).norm() <= 2e-3 * wanted.norm()
+            assert not found[wanted == 0].any()
+            assert torch.equal(function(x, w, table), found)
+            eager = breccia.grouped_matmul(x, w.transpose(0, 2, 1), table, out_dtype="bfloat16")
+            assert torch.equal(eager, found)
+
+
+@pytest.mark.parametrize("room", [48, 256])
+@pytest.mark.parametrize(("left", "right"), GROUPED_PAIRS[:2])
+def test_counted_rows_of_groups(left: str, right: str, room: int) -> None:
+    torch.manual_seed(0)
+    x = breccia.cast(torch.randn(6, room, 1024, device="cuda").bfloat16(), recipes.find(left))
+    w = breccia.cast(torch.randn(6, 1536, 1024, device="cuda").bfloat16(), recipes.find(right))
+    function = breccia.compile(grouped)
+    for counts in ([room] * 6, [0] * 6, [room, 0, 1, 33, room - 1, 0]):
+        table = torch.tensor(counts, dtype=torch.int32, device="cuda")
+        spans = [(e * room, e * room + count) for e, count in enumerate(counts)]
+        found, wanted = function(x, w, table), by_group(x, w, spans).reshape(6, room, 1536)
+        assert (found.double() - wanted).norm() <= 2e-3 * wanted.norm()
+        assert not found[wanted == 0].any()
+        assert torch.equal(function(x, w, table), found)
+
+
+def test_groups_do_not_wait_for_the_device_and_replay_on_other_offsets() -> None:
+    torch.manual_seed(0)
+    x = breccia.cast(torch.randn(2000, 1024, device="cuda").bfloat16(), recipes.float8_1x128)
+    w = breccia.cast(torch.randn(5, 1024, 1024, device="cuda").bfloat16(), recipes.float8_128x128)
+    table, function = torch.tensor(OFFSETS["none"], dtype=torch.int32, device="cuda"), breccia.compile(grouped)
+    assert "gl.warp_specialize" in function.lower(x, w, table).source() or torch.cuda.get_device_capability() != (9, 0)
+    function(x, w, table)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = function(x, w, table)
+    for offsets in OFFSETS.values():
+        table.copy_(torch.tensor(offsets))
+        graph.replay()
+        wanted = by_group(x, w, list(pairwise(offsets)))
+        assert (found.double() - wanted).norm() <= 2e-3 * wanted.norm()
+        assert not found[wanted == 0].any()
+
+
+@pytest.mark.parametrize("batch", [(3, 130), (2, 5, 70), (1, 1)])
+@pytest.mark.parametrize(("left", "right"), [PAIRS[0], PAIRS[1], PAIRS[4], PAIRS[5]])
+def test_leading_axes_are_rows(left: str, right: str, batch: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x, w = torch.randn(*batch, 1024, device="cuda").bfloat16(), torch.randn(512, 1024, device="cuda").bfloat16()
+    b = breccia.cast(w, recipes.find(right))
+
+    def layer(x: Any, b: Any) -> Any:
+        q = breccia.cast(x, recipes.find(left))
+        return breccia.silu(breccia.matmul(q, breccia.transpose(b))).astype("bfloat16")
+
+    function = breccia.compile(layer)
+    flat = function(x.flatten(0, -2), b)
+    for given in (x, torch.cat([x, x], -1)[..., :1024]):
+        assert torch.equal(function(given, b).flatten(0, -2), flat)
 
 
 def test_operands_that_no_descriptor_takes() -> None:

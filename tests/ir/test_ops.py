@@ -78,6 +78,7 @@ CASES = {
     "grouped_matmul": [
         ("grouped_matmul %x, %x, %i", r"takes x \[T, K\] and w \[E, K, N\]"),
         ("grouped_matmul %x, %k, %v", r"offsets is .*; \[4\] of i32 or i64 is wanted"),
+        ("grouped_matmul %x, %k, %v each 2", r"counts is .*; \[3\] of i32 or i64 is wanted"),
     ],
     "assemble": [
         (f"assemble %e, %e as {Q}", "scale0 is .* needs"),

@@ -249,6 +249,13 @@ FUSED: Mapping[str, Case] = {
         {"y": plain("T, 70", "bf16")},
         name="grouped_0",
     ),
+    "grouped, counted": lambda: module(
+        {"x": scaled("M * 3, 160", "1x128"), "w": scaled("3, 160, 70", "nvfp4.T"), "o": plain("3", "i32")},
+        "%h = grouped_matmul %x, %w, %o each M place_a #breccia.place<operand> "
+        "place_b #breccia.place<epilogue, operand>\n%y = convert %h : bf16",
+        {"y": plain("M * 3, 70", "bf16")},
+        name="grouped_0",
+    ),
     "grouped, with a bias": lambda: module(
         {
             "x": scaled("T, 160", "1x128"),

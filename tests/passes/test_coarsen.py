@@ -14,6 +14,7 @@ from breccia.testing.validate import validate_pipeline
 from tests.passes.kernel_cases import CASES, SMALL_SIZES
 
 LEFT = {
+    "grouped, counted": ["e"],
     "1x128@mainloop x 128x128@mainloop Mx576x300": ["k"],
     "1x128@mainloop x 128x128@mainloop 1x96x33": ["k"],
     "1x128@mainloop x 128x128@operand Mx200x33": ["k"],

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from breccia.ir.kernel import KernelOp
-from breccia.passes._group_tiles import SHAPES, TURNS, Shape, cost
+from breccia.passes._group_tiles import SHAPES, TURNS, WITHIN_GROUPS, Shape, cost
 from breccia.target import find
-from tests.targets.triton.programs import FP8_BLOCKS, gemm, lowered
+from tests.targets.triton.programs import FP8_BLOCKS, gemm, grouped, lowered
 
 SM_90 = find("triton:sm_90").capabilities
 
@@ -83,3 +83,29 @@ def test_scratch_memory_holds_all_stages() -> None:
             rows = 64 * int(found["groups"]) * int(found["waves_m"])
             stage = (rows + int(found["block_n"]) * int(found["waves_n"])) * 128 * steps
             assert stage * int(found["num_stages"]) < SM_90.scratch_bytes
+
+
+@pytest.mark.parametrize(
+    ("groups", "rows", "tile"), [(32, 256, (128, 256)), (32, 128, (128, 256)), (32, 16, (64, 256))]
+)
+def test_groups_of_few_rows_have_low_tiles(groups: int, rows: int, tile: tuple[int, int]) -> None:
+    found = min(WITHIN_GROUPS, key=lambda shape: cost(shape, rows, 4096, 56, groups))
+    assert (found.rows, found.columns) == tile
+
+
+def test_grouped_products_of_bytes_as_rows_of_k_are_shared_by_groups_of_warps() -> None:
+    text = grouped(n=4096, k=1024, groups=8, typical=8192)
+    found = schedule(text)
+    assert (found["block_m"], found["groups"]) == (64, 2)
+    assert "decode" not in found
+    assert "groups" not in schedule(text, "sm_89")
+    assert "groups" not in schedule(grouped())  # rows are not known
+    upright = text.replace("%t = breccia.transpose %w [0, 2, 1]", "").replace("%t,", "%w,")
+    upright = upright.replace("8, 4096, 1024", "8, 1024, 4096")
+    assert "groups" not in schedule(upright)
+    assert "groups" not in schedule(grouped("mxfp8_e4m3", "mxfp8_e4m3", n=4096, k=1024, groups=8, typical=8192))
+
+
+def test_scales_of_both_sides_along_k_leave_half_a_tile_to_a_group_of_rows() -> None:
+    found = schedule(grouped(b="float8_1x128", n=4096, k=1024, groups=8, typical=8192))
+    assert (found["groups"], found["waves_m"], found["waves_n"], found["block_n"]) == (2, 1, 1, 64)

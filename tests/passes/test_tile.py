@@ -178,6 +178,19 @@ def test_groups_cannot_cut_blocks_of_rows() -> None:
         text(source)
 
 
+def test_a_grouped_product_leaves_as_narrow_as_it_keeps_zeros() -> None:
+    source = module(
+        {"x": plain("T, 64"), "w": plain("2, 64, 8"), "o": plain("3", "i32"), "b": plain("8")},
+        "%h = grouped_matmul %x, %w, %o\n%s = unary relu %h\n%c = convert %s : bf16\n%f = convert %c : f32\n"
+        "%n = unary neg %f\n%d = convert %n : bf16\n%g = convert %d : f32\n%r = unary relu %g\n%y = binary add %r, %b",
+        {"y": plain("T, 8")},
+    )
+    made = validate_pipeline(source, [Tile()], sizes=[{"T": 9}])
+    first, rest = kernels(made)
+    assert [str(out.type) for out in first.outs] == ["!breccia.tensor<[T, 8], bf16>"]
+    assert [op.name.removeprefix("breccia.") for op in rest.finish.block.ops] == ["convert", "unary", "binary", "yield"]
+
+
 def test_two_products_do_not_share_a_kernel() -> None:
     source = module(
         {"x": plain("M, 8"), "w": plain("8, 8")}, "%h = matmul %x, %w\n%y = matmul %h, %w", {"y": plain("M, 8")}

@@ -157,10 +157,18 @@ def _matmul(op: Any, values: list[Any], mode: Mode) -> list[Any]:
 
 def _grouped_matmul(op: Any, values: list[Any], mode: Mode) -> list[Any]:
     x, w = _sides(op, values, mode)
+    out = np.zeros((x.shape[0], w.shape[2]), mode.real)
+    if op.each is not None:
+        room, counts = mode.size(op.each.data[0]), [int(c) for c in values[2]]
+        if any(not 0 <= count <= room for count in counts):
+            raise InterpreterError(f"grouped_matmul: counts {counts} must be 0 to {room}, which is the room of a group")
+        for e, count in enumerate(counts):
+            start = e * room
+            out[start : start + count] = arithmetic.product(x[start : start + count], w[e], mode)
+        return [out]
     offsets = [int(o) for o in values[2]]
     if offsets != sorted(offsets) or offsets[0] < 0 or offsets[-1] > x.shape[0]:
         raise InterpreterError(f"grouped_matmul: offsets {offsets} must rise from 0 or more to at most {x.shape[0]}")
-    out = np.zeros((x.shape[0], w.shape[2]), mode.real)
     for e, (start, stop) in enumerate(pairwise(offsets)):
         out[start:stop] = arithmetic.product(x[start:stop], w[e], mode)
     return [out]

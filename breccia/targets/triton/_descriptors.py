@@ -1,6 +1,7 @@
 """Tensors as boxes that Hopper's copy engine moves: their types for the compiler, and what its launcher is handed.
 
 A descriptor takes rows of neighbouring elements, whose distance is a multiple of 16 bytes, from an address that is one.
+Matrices of the same size, one behind the other, are a single one of all their rows.
 """
 
 from __future__ import annotations
@@ -38,8 +39,16 @@ def kind_of(pointer: str, box: Box) -> str:
     return f"tensordesc<{pointer}[{box[0]}, {box[1]}],{_layout(pointer, box)!r}>"
 
 
+def rows_of(tensor: Tensor) -> Tensor:
+    """A matrix, or those of a tensor of three axes as one; they have to lie one behind the other."""
+    return tensor if tensor.dim() == 2 else tensor.view(-1, tensor.shape[-1])
+
+
 def fits(tensor: Tensor) -> bool:
     """True where a descriptor can take the tensor as it lies."""
+    if tensor.dim() == 3:
+        behind = tensor.shape[0] < 2 or tensor.stride(0) == tensor.shape[1] * tensor.stride(1)
+        return behind and fits(tensor.flatten(0, 1))
     size = tensor.dtype.itemsize
     rows = tensor.shape[0] < 2 or tensor.stride(0) * size % 16 == 0
     return rows and (tensor.stride(1) == 1 or tensor.shape[1] < 2) and tensor.data_ptr() % 16 == 0
@@ -50,14 +59,15 @@ def aligned(tensor: Tensor) -> Tensor:
     if fits(tensor):
         return tensor
     per_row = 16 // tensor.dtype.itemsize
-    width = max(-(-tensor.shape[1] // per_row), 1) * per_row
-    room = torch.empty(tensor.shape[0], width, dtype=tensor.dtype, device=tensor.device)
-    room[:, : tensor.shape[1]].copy_(tensor)
-    return room[:, : tensor.shape[1]]
+    columns = tensor.shape[-1]
+    width = max(-(-columns // per_row), 1) * per_row
+    room = torch.empty(*tensor.shape[:-1], width, dtype=tensor.dtype, device=tensor.device)[..., :columns]
+    return room.copy_(tensor)
 
 
 def described(tensor: Tensor, pointer: str, box: Box) -> TensorDescriptor:
     """What Triton's own launcher takes in the place of a tensor."""
+    tensor = rows_of(tensor)
     stride = tensor.stride(0) if tensor.shape[0] > 1 else -(-tensor.shape[1] * tensor.dtype.itemsize // 16) * 16
     return TensorDescriptor(tensor, list(tensor.shape), [stride, 1], list(box), _layout(pointer, box))
 

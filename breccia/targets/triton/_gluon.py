@@ -11,7 +11,7 @@ Groups take turns by themselves: while one promotes its sums, the tensor cores w
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from xdsl.ir import BlockArgument, SSAValue
@@ -102,15 +102,16 @@ def slot(stage: str, part: int, parts: int) -> str:
 class _Places:
     """The rows (0) and columns (1) of a tile in the tensor, written where they are first asked for."""
 
-    def __init__(self, region: GluonRegion, rows: int, columns: int) -> None:
-        self.region, self.sizes = region, (rows, columns)
+    def __init__(self, region: GluonRegion, rows: int, columns: int, row: Callable[[str], str]) -> None:
+        self.region, self.sizes, self.row = region, (rows, columns), row
         self.names: dict[int, str] = {}
 
     def __getitem__(self, axis: int) -> str:
         if axis not in self.names:
             name = self.names[axis] = self.region.names.fresh(("rows", "columns")[axis])
-            place, size = "mn"[axis], self.sizes[axis]
-            self.region.line(f"{name} = {place} * {size} + {self.region.along(size, axis, 2)}")
+            size = self.sizes[axis]
+            place = f"n * {size}" if axis else self.row(f"m * {size}")
+            self.region.line(f"{name} = {place} + {self.region.along(size, axis, 2)}")
         return self.names[axis]
 
 
@@ -121,6 +122,10 @@ class Gluon:
     """Whether programs walk over tiles; else each has one."""
     tall = ROWS
     """Rows of the result in a tile of the form."""
+    loops = 1
+    """How many loops go over them."""
+    moving: Sequence[str] = ()
+    """Names, besides a tile's place, that differ between tiles and that `finish` may use."""
 
     def __init__(
         self, kernel: KernelOp, product: Product, shape: Shape, name: str, library: Library, capabilities: Capabilities
@@ -130,9 +135,9 @@ class Gluon:
         names = Names(WORDS)
         self.operands = [names.fresh(a.name_hint or f"arg{i}") for i, a in enumerate(kernel.args)]
         self.results = [names.fresh(o.name_hint or "out") for o in kernel.outs]
-        self.symbols = {s: names.fresh(s) for s in kernel_symbols(kernel)}
+        self.symbols = {s: names.fresh(s) for s in kernel_symbols(self.whole)}
         self.pointed = [i for i in range(len(kernel.args)) if i not in (product.a, product.b)]
-        ranks = {i: tensor_type(kernel.args[i].type).rank for i in self.pointed}
+        ranks = {i: self.rank(i) for i in self.pointed}
         self.strides = {
             i: [names.fresh(f"{self.operands[i]}_stride{j}") for j in range(ranks[i])] for i in self.pointed
         }
@@ -140,6 +145,15 @@ class Gluon:
         self.needed: list[str] = []
         """What `finish` makes use of, once it has been written."""
         self.boxed = [self.stored_boxed(i) for i in range(len(kernel.outs))]
+
+    @property
+    def whole(self) -> KernelOp:
+        """The kernel as its callers see it."""
+        return self.kernel
+
+    def rank(self, i: int) -> int:
+        """The axes of an operand."""
+        return tensor_type(self.whole.args[i].type).rank
 
     def stored_boxed(self, i: int) -> bool:
         """True where a result is stored through a descriptor: its rows are multiples of 16 bytes."""
@@ -164,20 +178,25 @@ class Gluon:
             if boxed:
                 boxes[len(kernel.args) + i] = (ROWS, p.columns)
         strided = (
-            *(len(self.strides.get(i, ())) for i in range(len(kernel.args))),
+            *(self.rank(i) if i in self.pointed else 0 for i in range(len(kernel.args))),
             *(-2 if t else 0 for t in self.turned),
         )
-        columns = tuple(f.operand for f in p.factors if f.along != "tile" and f.step == 1)
+        walked = [f.operand for f in p.factors if f.along != "tile" and f.step == 1]
+        columns = tuple(i for i in walked if self.rank(i) == 2)
         return KernelText(
             source, ((*self.operands, *self.results), tuple(self.symbols.values()), tuple(self.all_strides())),
-            tuple(sorted(self.symbols)), tuple(map(signature_type, types)), strided, self.tiles(),
-            tuple(None for _ in self.results), self.options(), self.turned, tuple(boxes), columns,
+            tuple(sorted(self.symbols)), tuple(map(signature_type, types)), strided,
+            self.tiles(), self.fills(), self.options(), self.turned, tuple(boxes), columns,
         )  # fmt: skip
 
     def tiles(self) -> dims.Dim:
-        """How many tiles programs walk over, or how many programs there are."""
-        s = self.shape
-        return dims.mul(dims.ceildiv(self.product.m.extent, s.rows), dims.ceildiv(self.product.n.extent, s.waves_n))
+        """How many tiles programs walk over, or how many programs there are at most."""
+        p, s = self.product, self.shape
+        return dims.mul(dims.ceildiv(p.m.extent, s.rows), dims.ceildiv(p.n.extent, s.waves_n))
+
+    def fills(self) -> tuple[str | None, ...]:
+        """What results hold before the kernel writes them."""
+        return tuple(None for _ in self.results)
 
     def first_box(self) -> tuple[int, int]:
         return ROWS * self.shape.waves_m, self.product.depth
@@ -235,17 +254,34 @@ class Gluon:
         """Write the loop over the program's tiles; names of the place of a tile, counted in those of programs."""
         p, s = self.product, self.shape
         fresh = region.names.fresh
-        m, n, m_tiles, n_tiles = fresh("m"), fresh("n"), fresh("m_tiles"), fresh("n_tiles")
-        tile, first, height = fresh("tile"), fresh("first"), fresh("height")
+        m_tiles, n_tiles, tile = fresh("m_tiles"), fresh("n_tiles"), fresh("tile")
         region.line(f"{m_tiles} = {region.size(dims.ceildiv(p.m.extent, s.rows))}")
         region.line(f"{n_tiles} = {region.size(dims.ceildiv(p.n.extent, s.waves_n))}")
         region.line(f"for {tile} in range(gl.program_id(0), {m_tiles} * {n_tiles}, gl.num_programs(0)):")
         region.indent(1)
+        return self.rastered(region, tile, m_tiles, n_tiles)
+
+    def rastered(self, region: Region, tile: str, m_tiles: str, n_tiles: str) -> tuple[str, str]:
+        """Write and name the place of a tile: some rows of tiles at a time, so that operands are found in L2."""
+        fresh, s = region.names.fresh, self.shape
+        m, n, first, height = fresh("m"), fresh("n"), fresh("first"), fresh("height")
         region.line(f"{first} = {tile} // ({s.raster} * {n_tiles}) * {s.raster}")
         region.line(f"{height} = min({m_tiles} - {first}, {s.raster})")
         region.line(f"{m} = {first} + {tile} % ({s.raster} * {n_tiles}) % {height}")
         region.line(f"{n} = {tile} % ({s.raster} * {n_tiles}) // {height}")
         return m, n
+
+    def row(self, place: str) -> str:
+        """The row of the first operand and of results that is number `place` of the tiles."""
+        return place
+
+    def column(self, place: str) -> str:
+        """The row, or column, of the second operand that is column `place` of the product."""
+        return place
+
+    def start_of(self, operand: int) -> str:
+        """Where the part of an operand begins that the tiles belong to."""
+        return self.operands[operand]
 
     def advance(self, region: Region, stage: str, phase: str, by: int = 1) -> None:
         """Write the way to the next stage of the ring."""
@@ -262,11 +298,15 @@ class Gluon:
         a, b = self.operands[self.product.a], self.operands[self.product.b]
         return [f"{a}_tiles{g}" for g in range(self.shape.groups)], f"{b}_tiles"
 
+    def load_parameters(self) -> list[str]:
+        rings, second = self.rings()
+        operands = [self.operands[i] for i in (self.product.a, self.product.b)]
+        return [*operands, *rings, second, "full", "empty", *self.sizes()]
+
     def load(self) -> str:
         p, s = self.product, self.shape
         a, b = self.operands[p.a], self.operands[p.b]
         rings, second = self.rings()
-        given = [a, b, *rings, second, "full", "empty", *self.sizes()]
         region = self.region([*rings, second, "full", "empty"])
         stage, phase = region.names.fresh("stage"), region.names.fresh("phase")
         region.line(f"{stage} = 0")
@@ -282,15 +322,19 @@ class Gluon:
         copy = "async_load"
         for g, ring in enumerate(rings):
             row = f"{m} * {rows * s.groups}" + (f" + {g * rows}" if g else "")
-            region.line(f"{copy}({a}, [{row}, {k} * {p.depth}], {arrived}, {ring}.index({stage}))")
+            region.line(f"{copy}({a}, [{self.row(row)}, {k} * {p.depth}], {arrived}, {ring}.index({stage}))")
             if g:
                 continue
             for j in range(s.waves_n):
                 column = f"{n} * {columns}" + (f" + {j * p.columns}" if j else "")
                 place = f"{second}.index({slot(stage, j, s.waves_n)})"
-                region.line(f"{copy}({b}, {self.second_place(column, f'{k} * {p.depth}')}, {arrived}, {place})")
+                region.line(
+                    f"{copy}({b}, {self.second_place(self.column(column), f'{k} * {p.depth}')}, {arrived}, {place})"
+                )
         self.advance(region, stage, phase)
-        return self.function("_load", given, "One warp: operands of each step, as soon as a stage is free.", region)
+        return self.function(
+            "_load", self.load_parameters(), "One warp: operands of each step, as soon as a stage is free.", region
+        )
 
     # -- multiplying ---------------------------------------------------------------------------------------------------
 
@@ -354,11 +398,15 @@ class Gluon:
         region.indent(-1)
         for (i, j), name in sums.items():
             region.line(self.finish_call(name, ms[i], ns[j]))
-        region.indent(-1)
+        region.indent(-self.loops)
+        self.after(region)
         if any(self.boxed):
             region.line("store_wait(0)")
         given = ["group: gl.constexpr", *parameters]
         return self.function("_math", given, "Four warps: the sums of their share of each tile.", region)
+
+    def after(self, region: Region) -> None:
+        """Write what a group of warps does after all tiles."""
 
     def _promote(
         self, region: Region, waves: Sequence[tuple[int, int]], sums: dict[tuple[int, int], str],
@@ -405,7 +453,7 @@ class Gluon:
         region.sizes.grid(p.n.name, "n")
         block = kernel.finish.block
         region.name(block.args[0], "acc")
-        places = _Places(region, self.tall, p.columns)
+        places = _Places(region, self.tall, p.columns, self.row)
         for argument, i in zip(block.args[1:], kernel.tiles.finish_uses, strict=True):
             self._fetch(region, argument, i, places)
         values: list[SSAValue] = []
@@ -419,7 +467,7 @@ class Gluon:
         for i, value in enumerate(values):
             self._store(region, i, value, places)
         text = region.text()
-        self.needed = [name for name in self.finish_parameters() if re.search(rf"\b{name}\b", text)]
+        self.needed = [name for name in (*self.moving, *self.finish_parameters()) if re.search(rf"\b{name}\b", text)]
         layout = f"    {self.finish_layout}\n" if "LAYOUT" in text else ""
         given = head(f"{self.name}_finish", ["acc", "m", "n", *self.needed])
         return f'@gluon.jit\n{given}\n    """What becomes of the sums of one tile."""\n{layout}{text}'
@@ -444,7 +492,7 @@ class Gluon:
                 else f"{place} * {self.strides[i][axis]}"
             )
             masks.append(f"({place} < {region.size(t.shape[axis])})")
-        pointers = " + ".join([name, *offsets])
+        pointers = " + ".join([self.start_of(i), *offsets])
         zero = "0.0" if "float" in region.triton_dtype(t) else "0"
         mask = f", mask={' & '.join(masks)}, other={zero}" if masks else ""
         region.line(f"{region.bind(argument, f'{name}_tile')} = gl.load({pointers}{mask})")
@@ -511,13 +559,12 @@ class Gluon:
                 *tail,
             ]
             region.line(f"        ({self.name}_math, ({g}, {', '.join(mine)})),")
-        loads = [a, b, *rings, second, "full", "empty", *self.sizes()]
-        region.line(f"        ({self.name}_load, ({', '.join(loads)})),")
+        region.line(f"        ({self.name}_load, ({', '.join(self.load_parameters())})),")
         registers = [str(MATH_REGISTERS.get(s.groups, 240))] * (s.groups - 1) + [str(LOADING_REGISTERS)]
         region.line(
             f"    ],\n        [{', '.join(['4'] * (s.groups - 1) + ['1'])}],\n        [{', '.join(registers)}],"
         )
         region.line(")")
         given = [*self.operands, *self.results, *tail]
-        doc = docstring(kernel.kernel_name, kernel.args, [o.type for o in kernel.outs])
+        doc = docstring(kernel.kernel_name, self.whole.args, [o.type for o in kernel.outs])
         return f"@gluon.jit\n{head(self.name, given)}\n{doc}{region.text()}"

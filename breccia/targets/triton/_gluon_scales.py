@@ -68,13 +68,14 @@ class Scales:
                 region.sizes.grid(d.name, place)
             # Tiles outside the tensor read the last scale, and are not stored.
             index = f"min({region.size(w.kernel.tiles.inputs[factor.operand].index[across])}, {size} - 1)"
-            region.line(f"{pointers} = {operand} + {index} * {stride}")
+            region.line(f"{pointers} = {w.start_of(factor.operand)} + {index} * {stride}")
             return pointers, ""
         count = ROWS if factor.along == "row" else w.product.columns
         axis = 1 if factor.along == "row" else 0
         lines = region.names.fresh("rows" if axis else "columns")
-        region.line(f"{lines} = {place} * {count} + gl.arange(0, {count}, gl.SliceLayout({axis}, LAYOUT))")
-        region.line(f"{pointers} = {operand} + {lines} * {stride}")
+        start = w.row(f"{place} * {count}") if axis else f"{place} * {count}"
+        region.line(f"{lines} = {start} + gl.arange(0, {count}, gl.SliceLayout({axis}, LAYOUT))")
+        region.line(f"{pointers} = {w.start_of(factor.operand)} + {lines} * {stride}")
         return pointers, f", mask={lines} < {size}, other=0.0"
 
     def fetch(self, k: str) -> None:

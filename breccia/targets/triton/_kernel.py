@@ -51,7 +51,7 @@ class _Kernel:
         self.kernel, self.tiles, self.capabilities, self.part = kernel, kernel.tiles, capabilities, part
         names = Names(RESERVED)
         self.pid = names.fresh("pid")
-        self.region = Region(names, library, capabilities.features, lambda i, e: f"tl.load({self.operands[i]} + {e})")
+        self.region = Region(names, library, capabilities.features, self._entry)
         self.operands = [self.region.bind(a, a.name_hint or f"arg{i}") for i, a in enumerate(kernel.args)]
         self.results = [names.fresh(o.name_hint or "out") for o in kernel.outs]
         for symbol in kernel_symbols(kernel):
@@ -87,6 +87,11 @@ class _Kernel:
             tuple(self._fill(w) for w in self.tiles.outputs), self._options(), turned,
             kept=() if self.guard is None else self.guard.kept,
         )  # fmt: skip
+
+    def _entry(self, operand: int, index: str) -> str:
+        """An entry of a table."""
+        place = f"({index})" if " " in index else index
+        return f"tl.load({self.operands[operand]} + {place} * {self.pointers.stride(self.operands[operand], 0)})"
 
     @property
     def _nvidia(self) -> bool:

@@ -114,13 +114,14 @@ def specialized(kernel: KernelOp) -> Product | None:
 
 
 def plain_windows(kernel: KernelOp) -> bool:
-    windows = (*kernel.tiles.inputs, *kernel.tiles.outputs)
-    if any(w is None or w.segment is not None or w.combine is not None or w.partial for w in windows):
+    """True where windows are tiles that neither end early nor meet; operands without one are only looked up."""
+    windows = [w for w in (*kernel.tiles.inputs, *kernel.tiles.outputs) if w is not None]
+    if any(w.segment is not None or w.combine is not None or w.partial for w in windows):
         return False
     ending = set(kernel.tiles.finish_uses) - set(kernel.tiles.step_uses)
-    ranks = [len(w.block) for w in windows if w is not None]
+    ranks = [len(w.block) for w in windows]
     vectors = {i for i, w in enumerate(kernel.tiles.inputs) if w is not None and len(w.block) == 1}
-    return set(ranks) <= {1, 2} and vectors <= ending and all(None not in w.block for w in windows if w is not None)
+    return set(ranks) <= {1, 2} and vectors <= ending and all(None not in w.block for w in windows)
 
 
 def _dot(kernel: KernelOp) -> tuple[DotOp, list[SSAValue]] | None:

@@ -218,7 +218,7 @@ class Kernel:
                     f"kernel {self.fn.__name__} reads {name} as {pointer}, of {_POINTERS[pointer].itemsize} bytes; it "
                     f"was given a tensor of {tensor.dtype} and shape {tuple(tensor.shape)}"
                 )
-            if rank == 0 and tensor.dim() == 2 and self.fn.arg_names.index(name) in self.boxes:
+            if rank == 0 and tensor.dim() in (2, 3) and self.fn.arg_names.index(name) in self.boxes:
                 continue
             if rank == -2 and tensor.stride() == (1, -(-tensor.shape[0] // 4) * 4):
                 continue

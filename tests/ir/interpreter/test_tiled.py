@@ -151,6 +151,17 @@ def test_results_written_twice_or_never() -> None:
         scatter([2, 0])
 
 
+def test_rows_of_no_segment_stay_as_they_began() -> None:
+    text = kernel(
+        "grid(e = 2, p = M) in (%t, %a window [1, 40] at (p, 0) within axis 0 %t[e] to %t[e + 1])",
+        "finish (%a) { yield %a }",
+        "!breccia.tensor<[M, 40], f32> window [1, 40] at (p, 0) within axis 0 %t[e] to %t[e + 1] combine add",
+        TABLE,
+    )
+    (found,) = interpret(parse_module(text), [np.int32([1, 1, 2]), np.ones((4, 40), np.float32)])
+    assert found[:, 0].tolist() == [0, 1, 0, 0]
+
+
 def test_odd_packed_axes() -> None:
     """The last byte of an odd axis holds one code; both tiles of k have an odd end here."""
     text = """func.func @f(%w: !breccia.tensor<[4, ceildiv(N, 2)], ui8>, %s: !breccia.tensor<[4, N], f32>) -> !breccia.tensor<[4, N], f32> {

@@ -360,6 +360,19 @@ def test_grouped_matmul() -> None:
         )
 
 
+def test_grouped_matmul_of_counted_rows() -> None:
+    x, w = RNG.standard_normal((6, 4)).astype(np.float32), RNG.standard_normal((3, 4, 2)).astype(np.float32)
+    types = [(f32(6, 4), x), (f32(3, 4, 2), w), (typed("i32", 3), np.int32([2, 0, 1]))]
+    op = "%r0 = breccia.grouped_matmul %a0, %a1, %a2 each 2"
+    (y,) = run(types, op, f32(6, 2), wide=True)
+    expected = np.zeros((6, 2))
+    expected[:2], expected[4] = x[:2].astype(float) @ w[0], x[4].astype(float) @ w[2]
+    np.testing.assert_allclose(y, expected, rtol=1e-12)
+    for wrong in ([2, 0, 3], [2, -1, 0]):
+        with pytest.raises(InterpreterError, match="must be 0 to 2"):
+            run([*types[:2], (types[2][0], np.int32(wrong))], op, f32(6, 2))
+
+
 # -- calling -----------------------------------------------------------------------------------------------------------
 
 NEG = "%r0 = breccia.unary neg %a0"

@@ -49,12 +49,45 @@ func.func @gemm(%x : {left}, %w : {w}{more}) -> !breccia.tensor<[M, {n}], bf16>{
 }}"""
 
 
-def grouped(a: str = "float8_1x128", b: str = "float8_128x128", *, k: int = 512, n: int = 256) -> str:
-    """Four groups of rows, each times its own weight [n, k]."""
-    w = scaled((4, n, k), formats.float32, recipes.find(b))
+def batch(*, k: int = 1024, n: int = 512) -> str:
+    """A [B, S, k] activation, cast to FP8, times a weight [n, k]; silu and a cast after it."""
+    recipe, shapes = "#breccia.recipe<f8E4M3FN, f32 per [1, 1, 128]>", [f"[B, S, {size}]" for size in (k, n)]
+    out = f"!breccia.scaled<{shapes[1]}, f32, {recipe}>"
+    w = weight(recipes.find("float8_128x128"), k, n, rows=True)
     return f"""
-func.func @grouped(%x : {x_type(recipes.find(a), k)}, %w : {w}, %offsets : !breccia.tensor<[5], i32>)
-    -> !breccia.tensor<[M, {n}], bf16> {{
+func.func @batch(%x : !breccia.tensor<{shapes[0]}, bf16>, %w : {w}) -> {out}
+    attributes {{breccia.typical = "B=4 S=1024"}} {{
+  %q = breccia.quantize %x policy #breccia.policy<> to {recipe}
+  %t = breccia.transpose %w [1, 0]
+  %p = breccia.matmul %q, %t
+  %g = breccia.unary silu %p
+  %y = breccia.quantize %g policy #breccia.policy<> to {recipe}
+  func.return %y : {out}
+}}"""
+
+
+def grouped(
+    a: str = "float8_1x128", b: str = "float8_128x128", *, k: int = 512, n: int = 256, groups: int = 4,
+    typical: int = 0, counted: int = 0,
+) -> str:  # fmt: skip
+    """Groups of rows, each times its own weight [n, k].
+
+    typical: the rows to expect, of all groups. counted: the room of each group, of which some rows count.
+    """
+    w = scaled((groups, n, k), formats.float32, recipes.find(b))
+    if counted:
+        x, y = scaled((groups * counted, k), formats.float32, recipes.find(a)), f"[{groups * counted}, {n}]"
+        return f"""
+func.func @grouped(%x : {x}, %w : {w}, %counts : !breccia.tensor<[{groups}], i64>) -> !breccia.tensor<{y}, bf16> {{
+  %t = breccia.transpose %w [0, 2, 1]
+  %p = breccia.grouped_matmul %x, %t, %counts each {counted}
+  %y = breccia.convert %p : bf16
+  func.return %y : !breccia.tensor<{y}, bf16>
+}}"""
+    hint = f' attributes {{breccia.typical = "M={typical}"}}' if typical else ""
+    return f"""
+func.func @grouped(%x : {x_type(recipes.find(a), k)}, %w : {w}, %offsets : !breccia.tensor<[{groups + 1}], i32>)
+    -> !breccia.tensor<[M, {n}], bf16>{hint} {{
   %t = breccia.transpose %w [0, 2, 1]
   %p = breccia.grouped_matmul %x, %t, %offsets
   %y = breccia.convert %p : bf16
@@ -97,6 +130,7 @@ GOLDEN: dict[str, tuple[str, str]] = {
     "gemm_mxfp8": ("gfx950", gemm("mxfp8_e4m3")),
     "gemm_float8_as_bytes": ("sm_80", fp8()),
     "grouped_float8": ("sm_90", grouped()),
+    "grouped_float8_in_groups": ("sm_90", grouped(typical=4096)),
     "rms_norm": ("sm_90", normalized()),
     "cast_mxfp6": ("sm_90", cast("mxfp6_e3m2")),
     "softmax": ("sm_90", SOFTMAX.replace("N]", "200]")),

@@ -40,6 +40,28 @@ def test_what_does_not_fit_is_copied(tensor: Any, fits: bool) -> None:
     assert torch.equal(found, tensor)
 
 
+@pytest.mark.parametrize(
+    ("tensor", "fits"),
+    [
+        (made(6, 8).view(2, 3, 8), True),
+        (made(6, 7).view(2, 3, 7), False),  # rows of 28 bytes
+        (made(8, 8).view(2, 4, 8)[:, :3], False),  # a row between matrices
+        (made(8, 8).view(2, 4, 8)[:1, :3], True),
+        (made(6, 16).view(2, 3, 16)[:, :, 4:12], True),
+        (made(6, 8).view(2, 3, 8).mT, False),
+    ],
+)
+def test_matrices_are_rows_of_one_where_they_lie_one_behind_the_other(tensor: Any, fits: bool) -> None:
+    assert d.fits(tensor) == fits
+    found = d.aligned(tensor)
+    assert (found.data_ptr() == tensor.data_ptr()) == fits
+    assert torch.equal(found, tensor)
+    described = d.described(found, "fp32", (1, 8))
+    assert described.shape == [tensor.shape[0] * tensor.shape[1], tensor.shape[2]]
+    assert described.strides[1] == 1
+    assert torch.equal(d.rows_of(found).view(tensor.shape), tensor)
+
+
 def test_types_of_parameters_name_element_and_box() -> None:
     bytes_ = d.kind_of("fp8e4nv", (64, 128))
     assert bytes_.startswith("tensordesc<fp8e4nv[64, 128],NVMMASharedLayout(")

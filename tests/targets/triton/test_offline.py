@@ -25,6 +25,7 @@ FP8 = programs.gemm(*programs.FP8_BLOCKS)
 MXFP8, MXFP4, NVFP4 = (programs.gemm(name) for name in ("mxfp8_e4m3", "mxfp4", "nvfp4"))
 NVFP4_COLUMNS = programs.gemm("nvfp4", rows=False)
 GROUPED = programs.grouped()
+GROUPED_MANY, GROUPED_FEW = (programs.grouped(groups=8, n=4096, typical=rows) for rows in (8192, 256))
 INT4 = programs.gemm("", "uint4_g128_f16")
 FP8_GROUPS, FP8_TURNS = (programs.gemm(*programs.FP8_BLOCKS, typical=rows, n=4096) for rows in (4096, 64))
 FUSED = programs.gemm(*programs.FP8_BLOCKS, typical=4096, n=4096, bias=True)
@@ -42,6 +43,12 @@ CHOSEN: dict[str, dict[str, str]] = {
         "int4": INT4,
         "mxfp8": MXFP8,
         "grouped": GROUPED,
+        "batch in groups": programs.batch(),
+        "many rows in groups": GROUPED_MANY,
+        "few rows in groups": GROUPED_FEW,
+        "counted rows in groups": programs.grouped(groups=32, n=4096, counted=256),
+        "rows' scales in groups": programs.grouped("float8_row", "float8_row", typical=4096, n=4096),
+        "columns' scales in groups": programs.grouped(b="float8_1x128", typical=4096, n=4096),
         "int8": programs.gemm("int8_row"),
         "fp8 in groups": FP8_GROUPS,
         "fp8 in turns": FP8_TURNS,
@@ -63,6 +70,9 @@ INSTRUCTIONS = [
     ("sm_89", "fp8", ("mma.sync", "m16n8k32", "e4m3.e4m3")),
     ("sm_90", "fp8", ("wgmma", "e4m3.e4m3")),
     ("sm_90", "grouped", ("wgmma", "e4m3.e4m3")),
+    ("sm_90", "batch in groups", ("wgmma", "m64n128k32", "e4m3.e4m3")),
+    ("sm_90", "many rows in groups", ("wgmma", "m64n128k32", "e4m3.e4m3")),
+    ("sm_90", "few rows in groups", ("wgmma", "m64n128k32", "e4m3.e4m3")),
     ("sm_90", "fp8 in groups", ("wgmma", "m64n128k32", "e4m3.e4m3")),
     ("sm_90", "fp8 in turns", ("wgmma", "m64n32k32", "e4m3.e4m3")),
     ("sm_90", "mxfp8 in groups", ("wgmma", "m64n128k16", "bf16.bf16")),

@@ -256,6 +256,23 @@ def test_groups_of_rows(offsets: list[int], given: str) -> None:
     )  # fmt: skip
 
 
+def test_tables_may_have_gaps() -> None:
+    offsets = torch.tensor([n for offset in OFFSETS["usual"] for n in (offset, 10**6)], dtype=torch.int64)[::2]
+    check_equal(breccia.grouped_matmul, coarse(37, 160), coarse(4, 160, 48, seed=1), offsets)
+
+
+@pytest.mark.parametrize("counts", [[5, 0, 9, 1], [9, 9, 9, 9], [0, 0, 0, 0]], ids=str)
+@pytest.mark.parametrize("given", ["plain", "scaled"])
+def test_counted_rows_of_groups(counts: list[int], given: str) -> None:
+    x, w = coarse(4, 9, 160), coarse(4, 48, 160, seed=1)
+    if given == "scaled":
+        x, w = breccia.cast(x, MX), breccia.cast(w, MX)
+    check_equal(
+        lambda x, w, c: breccia.grouped_matmul(x, w.transpose(0, 2, 1) if given == "scaled" else w.transpose(1, 2), c),
+        x, w, torch.tensor(counts, dtype=torch.int32),
+    )  # fmt: skip
+
+
 # -- shapes and strides ------------------------------------------------------------------------------------------------
 
 
