@@ -43,9 +43,9 @@ from tests.targets.triton.gluon_memory import (
     clamped,
     fma,
     inline,
+    poisoned,
     reduced,
     reduction,
-    poisoned,
     tensor,
     where,
 )

@@ -10,6 +10,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from tests.targets.triton import ptx
+from tests.targets.triton.interpreter import _cast, fused
+
 DTYPES = {
     "u8": np.uint8, "i8": np.int8, "i1": np.bool_, "i16": np.int16, "i32": np.int32, "i64": np.int64,
     "fp16": np.float16, "bf16": ml_dtypes.bfloat16, "fp32": np.float32, "fp64": np.float64,
