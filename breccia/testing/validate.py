@@ -283,7 +283,7 @@ class _Comparison:
         module, func = side
         args = case.arguments(self.before[1])
         given = call_types(self.before[1])
-        if len(func.body.block.args) != len(given) or not _same_kinds(func, given):
+        if not _same_kinds(call_types(func), given):
             args = [c for t, v in zip(given, args, strict=True) for c in flatten_value(t, v)]
         try:
             return interpret(module, args, function=func.sym_name.data, **options)
@@ -326,8 +326,8 @@ class _Comparison:
         return f"pass {self.step.name} breaks its contract `{self.step.contract}` on @{name}, {case.show()}"
 
 
-def _same_kinds(func: FuncOp, given: Sequence[Attribute]) -> bool:
-    return all(isinstance(a.type, type(t)) for a, t in zip(func.body.block.args, given, strict=True))
+def _same_kinds(wanted: Sequence[Attribute], given: Sequence[Attribute]) -> bool:
+    return [type(t) for t in wanted] == [type(t) for t in given]
 
 
 # -- comparing arrays --------------------------------------------------------------------------------------------------
