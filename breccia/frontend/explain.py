@@ -14,7 +14,17 @@ from breccia.ir import dims
 from breccia.ir.base import BrecciaOp, show_shape
 from breccia.ir.dims import Dim
 from breccia.ir.kernel import KernelOp
-from breccia.ir.ops import BinaryOp, ConvertLayoutOp, FullOp, ReduceOp, UnaryOp, YieldOp
+from breccia.ir.ops import (
+    BinaryOp,
+    ConcatOp,
+    ConvertLayoutOp,
+    FullOp,
+    ReduceOp,
+    ReshapeOp,
+    SliceOp,
+    UnaryOp,
+    YieldOp,
+)
 from breccia.ir.rewriting import functions, kernels, show_location
 from breccia.ir.types import LayoutAttr, ScaledType, TensorType, component_types
 
@@ -53,9 +63,9 @@ def explain(facts: Facts) -> str:
         lines.append("  no fallback was taken")
     for kernel in found:
         lines += ["", *_kernel(kernel, facts, scheduled.get(kernel.sym_name.data))]
-    outside = [op for f in functions(facts.laid_out) for op in f.body.ops if isinstance(op, ConvertLayoutOp)]
+    outside = [op for f in functions(facts.laid_out) for op in f.body.ops if _converts(op)]
     if outside:
-        lines += ["", "layouts converted between kernels:", *(f"  {op.out.type} {_at(op)}" for op in outside)]
+        lines += ["", "layouts converted between kernels:", *(f"  {op.results[0].type} {_at(op)}" for op in outside)]
     return "\n".join(lines) + "\n"
 
 
@@ -131,6 +141,15 @@ def _short(op: BrecciaOp) -> str:
     if isinstance(op, ReduceOp):
         return f"reduce {op.fn.data}"  # type: ignore[attr-defined]
     return op.short_name
+
+
+def _converts(op: Operation) -> bool:
+    """True for a conversion that moves something: not for one that says which order a view kept."""
+    if not isinstance(op, ConvertLayoutOp):
+        return False
+    view = op.args[0].owner
+    source = view.operands[0].type if isinstance(view, ReshapeOp | SliceOp | ConcatOp) else op.args[0].type
+    return not isinstance(source, ScaledType) or source.layout != op.properties["layout"]
 
 
 def _at(op: Operation) -> str:

@@ -60,6 +60,15 @@ def test_layouts_and_bytes_next_to_bf16() -> None:
     assert f"moves     {moved:.4g} KiB (in bf16 {plain:.4g} KiB, {moved / plain:.2f} x) at M = 40" in text
 
 
+def test_leading_axes_are_rows_and_views_move_nothing() -> None:
+    def both(x: Any, w: Any) -> Any:
+        return breccia.cast(layer(x, w), recipes.float8_row)
+
+    text = report(both, np.ones((3, 40, 256), np.float32), weight(recipes.float8_row, 0))
+    assert "gives     [M * 40, 128] <f8E4M3FN, f32 per [1, all]>" in text
+    assert "layouts converted" not in text
+
+
 def test_a_weight_cast_along_the_wrong_axis_is_told_of() -> None:
     advice = "cast the weight with axis=0 so that its blocks run along k and the scale folds"
     wrong = weight(recipes.float8_1x128, -1)

@@ -35,9 +35,9 @@ _WARP = 32
 class Groups:
     """A grouped kernel, as what it does for one group.
 
-    one: the kernel of one group, whose operands have no axis of groups, and whose rows are all rows; it stands in no
-    function. dim: the grid dimension over groups. segment: where a group's rows begin and end. many: operands whose
-    first axis is that of groups, which `one` has not; shared: those of them with one matrix for all groups.
+    whole: the kernel itself. one: that of one group, without an axis of groups, whose rows are all rows;
+    it stands in no function. dim: the grid dimension over groups. segment: where a group's rows begin and end. many:
+    operands whose first axis is that of groups, which `one` has not. shared: those of them with one matrix for all.
     """
 
     whole: KernelOp
