@@ -83,7 +83,8 @@ def test_the_activation_costs_where_it_is_read_for_every_tile() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_scratch_memory_holds_all_stages(shape: Shape, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_weight_tiles, "SHAPES", (shape,))
+    for name in ("SHAPES", "SCALED_SHAPES"):
+        monkeypatch.setattr(_weight_tiles, name, (shape,))
     found = schedule(gemm("", "mxfp4", typical=shape.rows, n=4096))
     stages, turns = int(found["num_stages"]), int(found["turns"])
     stage = (64 * 64 * shape.groups + shape.rows * 256) * shape.steps
@@ -92,7 +93,8 @@ def test_scratch_memory_holds_all_stages(shape: Shape, monkeypatch: pytest.Monke
 
 
 def test_without_shapes_everything_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_weight_tiles, "SHAPES", ())
+    for name in ("SHAPES", "SCALED_SHAPES"):
+        monkeypatch.setattr(_weight_tiles, name, ())
     assert not swapped(gemm("", "mxfp4", typical=16, n=4096))
 
 

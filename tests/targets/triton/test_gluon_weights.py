@@ -154,7 +154,8 @@ def emitted(program: Program) -> str:
     _, n, k = program.size
     shape = FORMS[program.form]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_weight_tiles, "SHAPES", (shape,))
+        for name in ("SHAPES", "SCALED_SHAPES"):
+            patch.setattr(_weight_tiles, name, (shape,))
         text = programs.gemm("", program.name, n=n, k=k, bias=program.bias, typical=shape.rows)
         source = programs.source(text, "sm_90")
     assert "gl.warp_specialize" in source, source
