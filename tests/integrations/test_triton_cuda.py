@@ -271,7 +271,10 @@ def test_leading_axes_are_rows(left: str, right: str, batch: tuple[int, ...]) ->
     function = breccia.compile(layer)
     flat = function(x.flatten(0, -2), b)
     for given in (x, torch.cat([x, x], -1)[..., :1024]):
-        assert torch.equal(function(given, b).flatten(0, -2), flat)
+        found = function(given, b).flatten(0, -2)
+        # A class of sizes has a schedule of its own, which may add up in another order.
+        assert (found.double() - flat.double()).norm() <= 2e-3 * flat.double().norm()
+        assert torch.equal(function(given, b).flatten(0, -2), found)
 
 
 def test_operands_that_no_descriptor_takes() -> None:
