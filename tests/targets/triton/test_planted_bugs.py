@@ -183,7 +183,7 @@ class Bug:
 
 # What emitted text looks like, and changes of it that take more than a line.
 SUM = r"acc = tl\.fma\(p, (tl\.broadcast_to\(s, .*?\)\)), acc\)"
-GROUP = r"(tl\.load\(offsets \+ e\))"
+GROUP = r"(tl\.load\(offsets \+ e \* offsets_stride0\))"
 INSIDE_K = r" & \(tl\.arange\(0, \d+\) < \(\d+ - k \* \d+\)\)\[None, :\]"
 STORE = r"(tl\.store\((?:out|elements)(?:_ptrs)?\b(?s:.*?)mask=\(tl\.arange\(0, \d+\) < "
 INSIDE_N = STORE + r"[^\[]*\)\[:, None\]) & \(tl\.arange\(0, \d+\) < [^\[]*\)\[None, :\]"
