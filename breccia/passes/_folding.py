@@ -41,13 +41,13 @@ from breccia.ir.ops import (
 from breccia.ir.rewriting import insert_before, replace_op
 from breccia.ir.types import DimsAttr, RecipeAttr, ScaledType, TensorType
 from breccia.passes._placement import decide
+from breccia.passes.hoist_prepare import constants
 from breccia.recipes import Block, Level, Policy, Recipe
 
 GUARD = "breccia.guard"
 """Attribute of a `select` between a quick product and an exact one."""
 FOLDED = "breccia.folded"
 """Attribute of a product of folded operands: what was done, for `explain`."""
-CONSTANTS = "breccia.constants"
 BLOCK = 128
 """Elements along k that share an exponent after folding: as many as are summed before float32 takes over."""
 SPREAD = 256.0
@@ -78,22 +78,22 @@ class _Side:
         return self.base.type
 
 
-def fold(op: MatmulOp, capabilities: Capabilities, known: Known, *, bounded: bool) -> bool:
-    """Replace a product by a quick one and an exact one that stands in for its rows; False where that is no gain.
+def fold(op: MatmulOp, capabilities: Capabilities, known: Known, *, bounded: bool) -> None:
+    """Replace a product by a quick one and an exact one that stands in for its rows, where that is a gain.
 
     bounded: elements of 8 bits too, which may lose what `SPREAD` allows; else only what loses nothing. known: what has
     been folded before, which products share.
     """
     a, b = op.args
     if not _large(op, capabilities) or (ELEMENT.mlir, ELEMENT.mlir) not in {(m.a, m.b) for m in capabilities.mma}:
-        return False
+        return
     decision = decide(_array(a), _array(b), capabilities)
     places = (decision.places_a, decision.places_b)
     if decision.compute is None:
-        return False  # the elements are multiplied as they are already
+        return  # the elements are multiplied as they are already
     found = [_side(op, i, bounded=bounded) if "operand" in places[i] else None for i in (0, 1)]
     if not all(s or _stays(v, p, i) for i, (v, s, p) in enumerate(zip(op.args, found, places, strict=True))):
-        return False
+        return
     quick: list[SSAValue] = []
     lost: list[SSAValue] = []
     for i, (value, side) in enumerate(zip(op.args, found, strict=True)):
@@ -111,7 +111,6 @@ def fold(op: MatmulOp, capabilities: Capabilities, known: Known, *, bounded: boo
         out.owner.attributes[GUARD] = UnitAttr()  # type: ignore[union-attr]
     out.name_hint = op.out.name_hint
     replace_op(op, [], [out])
-    return True
 
 
 def _large(op: MatmulOp, capabilities: Capabilities) -> bool:
@@ -168,8 +167,7 @@ def _constant(value: SSAValue) -> bool:
     if not isinstance(value, BlockArgument):
         return False
     function = value.block.parent_op()
-    positions = function.attributes.get(CONSTANTS) if isinstance(function, FuncOp) else None
-    return isinstance(positions, IntsAttr) and value.index in positions.data
+    return isinstance(function, FuncOp) and value.index in constants(function)
 
 
 def _shared(op: MatmulOp, side: _Side, number: int, known: Known) -> tuple[SSAValue, SSAValue]:

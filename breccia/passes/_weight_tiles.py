@@ -17,6 +17,7 @@ from breccia.ir.kernel import KernelOp
 from breccia.ir.ops import MatmulOp, TransposeOp
 from breccia.ir.types import ScaledType, TensorType
 from breccia.passes._axes import shape_of
+from breccia.passes._group_tiles import CACHE_BYTES, MULTIPROCESSORS, RESERVED_BYTES
 from breccia.passes._plan import planned_blocks
 from breccia.passes.swap_operands import SWAPPED
 from breccia.recipes import Recipe
@@ -29,16 +30,11 @@ STEP = 128
 SHORTEST = 32
 """The fewest of them."""
 BITS = 4
-RESERVED_BYTES = 1024
-"""Scratch memory for barriers."""
 MOST_STAGES = 16
 MOST_STEPS = 4
 """Of one stage: all their scales are in registers."""
 
 
-MULTIPROCESSORS = 132
-CACHE_BYTES = 46.6
-"""Bytes out of the L2 cache in a cycle, for each multiprocessor."""
 MEMORY_BYTES = 13.0
 """Bytes out of memory in a cycle, for each multiprocessor."""
 

@@ -59,7 +59,8 @@ class HoistPrepare(BrecciaPass):
             module.body.block.add_op(_prepare(function, chains))
 
 
-def _constants(function: FuncOp) -> tuple[int, ...]:
+def constants(function: FuncOp) -> tuple[int, ...]:
+    """The positions of a function's constant arguments; raises PassError for what are no such positions."""
     attribute = function.attributes.get(CONSTANTS)
     positions = attribute.data if isinstance(attribute, IntsAttr) else ()
     count = len(function.body.block.args)
@@ -74,7 +75,7 @@ def _constants(function: FuncOp) -> tuple[int, ...]:
 
 def _chains(function: FuncOp) -> list[list[Operation]]:
     """For each constant, the ops that turn it into the one form in which it is read: up to the last conversion."""
-    return [_chain(function.body.block.args[position]) for position in _constants(function)]
+    return [_chain(function.body.block.args[position]) for position in constants(function)]
 
 
 def _chain(value: SSAValue) -> list[Operation]:
@@ -92,7 +93,7 @@ def _chain(value: SSAValue) -> list[Operation]:
 
 def _prepare(function: FuncOp, chains: list[list[Operation]]) -> FuncOp:
     block = function.body.block
-    args = [block.args[position] for position in _constants(function)]
+    args = [block.args[position] for position in constants(function)]
     body = Block(arg_types=[a.type for a in args])
     results: list[SSAValue] = []
     for arg, inner, chain in zip(args, list(body.args), chains, strict=True):
@@ -111,7 +112,7 @@ def _prepare(function: FuncOp, chains: list[list[Operation]]) -> FuncOp:
 def _encoded(function: FuncOp) -> list[Operation]:
     """Kernels that encode scaled constants and read nothing else, and the views of constants that they read."""
     block = function.body.block
-    known: set[SSAValue] = {a for p in _constants(function) if isinstance((a := block.args[p]).type, ScaledType)}
+    known: set[SSAValue] = {a for p in constants(function) if isinstance((a := block.args[p]).type, ScaledType)}
     wanted: set[Operation] = set()
     for op in block.ops:
         if not isinstance(op, (KernelOp, *_READ)) or not known.issuperset(op.operands):

@@ -85,7 +85,7 @@ def specialized(kernel: KernelOp) -> Product | None:
     if found is None:
         return None
     dot, factors = found
-    numbers = [_operand(kernel, v) for v in dot.args]
+    numbers = [operand_of(kernel, v) for v in dot.args]
     form = dot.form.data  # type: ignore[attr-defined]
     if None in numbers or form not in ("nt", "nn"):
         return None
@@ -166,7 +166,7 @@ def _behind(value: SSAValue) -> list[Operation]:
     return [op] if isinstance(op, DotOp | TransposeOp) else []
 
 
-def _operand(kernel: KernelOp, value: SSAValue) -> int | None:
+def operand_of(kernel: KernelOp, value: SSAValue) -> int | None:
     """The operand of the kernel that an argument of `step` is a window of."""
     if not isinstance(value, BlockArgument) or value.block is not kernel.step.block or value.index == 0:
         return None
@@ -194,7 +194,7 @@ def along(index: dims.Dim, d: GridDim) -> bool:
 def _factor(kernel: KernelOp, value: SSAValue, m: GridDim, n: GridDim, k: GridDim) -> Factor | None:
     op = value.owner
     source = op.args[0] if isinstance(op, TransposeOp) else value
-    number = _operand(kernel, source)
+    number = operand_of(kernel, source)
     if number is None or str(tensor_type(value.type).dtype) != "f32":
         return None
     window = kernel.tiles.inputs[number]

@@ -30,6 +30,7 @@ from breccia.targets.triton._specialized import (
     along,
     ends_in_tiles,
     factors_of,
+    operand_of,
     plain_windows,
     stored_in_tiles,
     turned_arguments,
@@ -82,7 +83,7 @@ def swapped(kernel: KernelOp) -> Weights | None:
     (rows, depth), kind = tensor_type(dot.args[1].type).shape, str(tensor_type(dot.args[1].type).dtype)
     if not isinstance(rows, int) or not isinstance(depth, int) or rows not in WIDTHS or depth not in DEPTHS:
         return None
-    decoded, x = decode_of(kernel, dot.args[0], depth), _operand(kernel, dot.args[1])
+    decoded, x = decode_of(kernel, dot.args[0], depth), operand_of(kernel, dot.args[1])
     if decoded is None or x is None or dot.data("form") != "nt":
         return None
     w, decode = decoded
@@ -117,13 +118,6 @@ def _step(kernel: KernelOp) -> tuple[DotOp, list[SSAValue]] | None:
         return None
     carried = sum(block.args[0] in op.operands for op in block.ops)
     return (dots[0], [v for v in leaves if v.owner is not dots[0]]) if carried == 1 else None
-
-
-def _operand(kernel: KernelOp, value: SSAValue) -> int | None:
-    """The operand of the kernel that an argument of `step` is a window of."""
-    if not isinstance(value, BlockArgument) or value.block is not kernel.step.block or value.index == 0:
-        return None
-    return kernel.tiles.step_uses[value.index - 1]
 
 
 def _dims(
@@ -168,7 +162,7 @@ def decode_of(kernel: KernelOp, value: SSAValue, depth: int) -> tuple[int, Decod
     codes = _codes(inner, depth)
     if codes is None and isinstance(inner.owner, BinaryOp):
         return _with_numbers(kernel, inner.owner, computed, depth)
-    operand = _operand(kernel, codes.args[0]) if codes is not None else None
+    operand = operand_of(kernel, codes.args[0]) if codes is not None else None
     element = tensor_type(codes.out.type).format if codes is not None else None
     return (operand, Decode(element, computed)) if operand is not None and _known(element, computed) else None  # type: ignore[arg-type]
 
@@ -179,14 +173,14 @@ def _with_numbers(kernel: KernelOp, op: BinaryOp, computed: str, depth: int) -> 
     codes = _codes(left.owner.args[0], depth) if isinstance(left.owner, ConvertOp) else None
     if codes is None:
         return None
-    operand, element = _operand(kernel, codes.args[0]), tensor_type(codes.out.type).format
+    operand, element = operand_of(kernel, codes.args[0]), tensor_type(codes.out.type).format
     block = depth
     if isinstance(right.owner, ExpandOp):
         (block,) = right.owner.data("by")
         if right.owner.data("axis") != 1 or not isinstance(block, int) or depth % block:
             return None
         right = right.owner.args[0]
-    number = _operand(kernel, right.owner.args[0]) if isinstance(right.owner, ConvertOp) else None
+    number = operand_of(kernel, right.owner.args[0]) if isinstance(right.owner, ConvertOp) else None
     if number is None or operand is None or element is None or not _known(element, computed):
         return None
     fn = op.data("fn")
@@ -224,7 +218,7 @@ def _scale(kernel: KernelOp, value: SSAValue) -> int | None:
     if tensor_type(value.type).shape != (ROWS, 1) or str(tensor_type(value.type).dtype) != "f32":
         return None
     value = value.owner.args[0] if isinstance(value.owner, ConvertOp) else value
-    return _operand(kernel, value) if str(tensor_type(value.type).dtype) in ("f32", "bf16", "f16") else None
+    return operand_of(kernel, value) if str(tensor_type(value.type).dtype) in ("f32", "bf16", "f16") else None
 
 
 def _rowwise(kernel: KernelOp, number: int, n: GridDim, k: GridDim) -> bool:

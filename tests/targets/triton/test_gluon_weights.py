@@ -32,6 +32,7 @@ from breccia.targets.triton.emit import HEADER as WHOLE  # noqa: E402
 from breccia.tensor import ScaledTensor, flatten  # noqa: E402
 from tests.targets.triton import gluon, programs  # noqa: E402
 from tests.targets.triton.gluon import MisuseError  # noqa: E402
+from tests.targets.triton.test_gluon import changed  # noqa: E402
 
 SEEDS = (None, *range(6))
 HALVES = {"bf16": ml_dtypes.bfloat16, "f16": np.float16}
@@ -340,16 +341,6 @@ KINDS: dict[Program, dict[str, tuple[Change, ...]]] = {
     Program("64, shared", size=(5, 300, 1700)): SHARED,
 }
 BUGS = [(name, program, changes) for program, kind in KINDS.items() for name, changes in kind.items()]
-
-
-def changed(source: str, changes: tuple[Change, ...]) -> str:
-    """Emitted text with a bug; where there are several changes, those that it has a place for."""
-    count = 0
-    for pattern, new in changes:
-        source, made = re.subn(pattern, new, source)
-        count += made
-    assert count, f"nothing in the emitted text is like {changes}:\n{source}"
-    return source
 
 
 def complaint(source: str, tensors: list[Any], wanted: Any, seed: int | None) -> str:
