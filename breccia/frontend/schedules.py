@@ -109,7 +109,7 @@ class TunedSchedule(Schedule):
         if reason:
             said = f"{DEFAULT}; {found.origin} has {_shown(entry.schedule)}, which is not legal: {reason}"
         else:
-            kernel.properties["schedule"] = ScheduleAttr(tuple(entry.schedule.items()))
+            kernel.properties["schedule"] = ScheduleAttr.of(entry.schedule)
             measured = f": {entry.gain:.2f} x the default when it was measured, {entry.date}" if entry.date else ""
             said = f"by {found.origin}{measured}"
         kernel.attributes[CHOSEN] = StringAttr(said)

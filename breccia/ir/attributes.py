@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -17,6 +18,8 @@ from xdsl.utils.exceptions import VerifyException
 
 from breccia.recipes import Policy
 
+Entries = dict[str, int | str]
+"""What a schedule says, by name. `breccia.target` has the same name for it, for where no xDSL is loaded."""
 PLACEMENTS = ("epilogue", "mma", "mainloop", "operand")
 
 
@@ -142,8 +145,18 @@ class ScheduleAttr(Data[tuple[tuple[str, int | str], ...]]):
     def print_parameter(self, printer: Printer) -> None:
         printer.print_string("<" + ", ".join(f"{key} = {value}" for key, value in self.data) + ">")
 
+    @classmethod
+    def of(cls, entries: Mapping[str, int | str]) -> ScheduleAttr:
+        """The schedule with these entries."""
+        return cls(tuple(entries.items()))
+
+    @property
+    def entries(self) -> Entries:
+        """What it says, by name."""
+        return dict(self.data)
+
     def integer(self, key: str, default: int) -> int:
         """The integer entry `key`."""
-        value = dict(self.data).get(key, default)
+        value = self.entries.get(key, default)
         assert isinstance(value, int), f"schedule entry {key} is {value!r}, an integer is wanted"
         return value

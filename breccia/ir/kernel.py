@@ -39,7 +39,7 @@ from xdsl.printer import Printer
 from xdsl.traits import IsolatedFromAbove, Pure
 from xdsl.utils.exceptions import VerifyException
 
-from breccia.ir.attributes import ScheduleAttr
+from breccia.ir.attributes import Entries, ScheduleAttr
 from breccia.ir.ops import YieldOp
 from breccia.ir.tiling import Tiling, TilingAttr, Window, parse_grid, parse_window, show_grid, show_window
 from breccia.ir.types import TensorType, tensor
@@ -98,6 +98,11 @@ class KernelOp(IRDLOperation):
         """The tiling of a tiled kernel."""
         assert self.tiling is not None, f"kernel {self.kernel_name} is not tiled"
         return self.tiling.data
+
+    @property
+    def entries(self) -> Entries:
+        """What its schedule says, by name; nothing where it has none."""
+        return {} if self.schedule is None else self.schedule.entries
 
     def named_regions(self) -> list[tuple[str, Region]]:
         """The regions that are there, in order of execution."""

@@ -64,6 +64,12 @@ def insert_before(anchor: Operation, op: Operation) -> Operation:
     return op
 
 
+def inserted(anchor: Operation, op: Operation) -> SSAValue:
+    """The result of `op`, inserted before `anchor` with its location."""
+    (result,) = insert_before(anchor, op).results
+    return result
+
+
 def retype(value: SSAValue, type_: Attribute) -> SSAValue:
     """The value that takes the place of `value`, with another type; name and location pass on."""
     new = Rewriter.replace_value_with_new_type(value, type_)

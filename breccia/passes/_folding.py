@@ -38,7 +38,7 @@ from breccia.ir.ops import (
     SelectOp,
     TransposeOp,
 )
-from breccia.ir.rewriting import insert_before, replace_op
+from breccia.ir.rewriting import inserted, replace_op
 from breccia.ir.types import DimsAttr, RecipeAttr, ScaledType, TensorType
 from breccia.passes._placement import decide
 from breccia.passes.hoist_prepare import constants
@@ -100,14 +100,14 @@ def fold(op: MatmulOp, capabilities: Capabilities, known: Known, *, bounded: boo
         new, flags = _shared(op, side, i, known) if side else (value, None)
         quick.append(new)
         lost += [flags] if flags is not None else []
-    fast = _add(op, MatmulOp.make(*quick))
+    fast = inserted(op, MatmulOp.make(*quick))
     fast.name_hint = "quick"
     fast.owner.attributes[FOLDED] = StringAttr(_reason(found, bounded=bounded))  # type: ignore[union-attr]
-    slow = _add(op, MatmulOp.make(a, b))
+    slow = inserted(op, MatmulOp.make(a, b))
     slow.name_hint = "exact"
     out = fast
     for flags in lost:
-        out = _add(op, SelectOp.make(flags, slow, out))
+        out = inserted(op, SelectOp.make(flags, slow, out))
         out.owner.attributes[GUARD] = UnitAttr()  # type: ignore[union-attr]
     out.name_hint = op.out.name_hint
     replace_op(op, [], [out])
@@ -182,7 +182,7 @@ def _folded(op: MatmulOp, side: _Side, number: int) -> tuple[SSAValue, SSAValue]
     """The operand with aligned exponents; for each of its rows (for the second: columns) if that loses too much."""
 
     def add(new: BrecciaOp) -> SSAValue:
-        return _add(op, new)
+        return inserted(op, new)
 
     def number_of(value: float) -> SSAValue:
         return add(FullOp.make(value=NumberAttr(value), shape=DimsAttr(()), dtype=f32))
@@ -218,11 +218,6 @@ def _folded(op: MatmulOp, side: _Side, number: int) -> tuple[SSAValue, SSAValue]
 def _spread(element: Format) -> float:
     """How many times its old scale an element's new one may be, so that it loses nothing, or `SPREAD`'s bound."""
     return SPREAD if element == ELEMENT else element.smallest_positive / ELEMENT.smallest_positive
-
-
-def _add(anchor: MatmulOp, op: BrecciaOp) -> SSAValue:
-    insert_before(anchor, op)
-    return op.out
 
 
 def _reason(found: Sequence[_Side | None], *, bounded: bool) -> str:

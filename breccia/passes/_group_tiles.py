@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from breccia.ir.attributes import ScheduleAttr
+from breccia.ir.attributes import Entries
 from breccia.ir.capabilities import Capabilities
 from breccia.ir.hints import expected, typical_sizes
 from breccia.ir.kernel import KernelOp
@@ -19,7 +19,6 @@ from breccia.ir.types import ScaledType, TensorType
 from breccia.passes._axes import shape_of
 from breccia.passes._plan import planned_blocks
 
-Entries = dict[str, int | str]
 APART = "apart"
 """What `decode` says where `split-decode` is to decode operands in kernels of their own."""
 Product = MatmulOp | GroupedMatmulOp
@@ -121,7 +120,7 @@ def shape_entries(
     """The schedule of a product for programs of one shape, with as many stages as pay; None where it does not fit."""
     blocks: Entries = {"block_m": ROWS, "block_n": shape.block_n, "block_k": step}
     kind = "gemm" if isinstance(op, MatmulOp) else "grouped"
-    planned = planned_blocks(kernel, kind, ScheduleAttr(tuple({**blocks, **said}.items())))
+    planned = planned_blocks(kernel, kind, {**blocks, **said})
     stages = _stages(shape, capabilities, kernel, op)
     if stages < 3 or {**blocks, **planned} != blocks:
         return None

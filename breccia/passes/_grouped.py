@@ -143,7 +143,7 @@ def _first(kernel: KernelOp, value: SSAValue, before: set[Operation]) -> KernelO
     for old, new in zip(needed, region.block.args, strict=True):
         new.name_hint = old.name_hint
     for op in [o for o in body.ops if o in before]:
-        region.block.add_op(with_location(op.clone(mapping), op))
+        region.block.add_op(op.clone(mapping))
     made = value.owner
     assert isinstance(made, Operation), "an op makes the value"
     region.block.add_op(with_location(YieldOp.make(mapping[value]), made))

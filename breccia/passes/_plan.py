@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from xdsl.ir import Block, SSAValue
@@ -189,8 +189,11 @@ def logical_results(kernel: KernelOp) -> list[SSAValue]:
     return [v.owner.args[0] if isinstance(v.owner, PartsOp) else v for v in yields]
 
 
-def planned_blocks(kernel: KernelOp, kind: str, schedule: ScheduleAttr, *, split: bool = False) -> dict[str, int]:
-    """The tile sizes that `tile` will arrive at from `schedule`, by the name of their schedule entry."""
+def planned_blocks(
+    kernel: KernelOp, kind: str, entries: Mapping[str, int | str], *, split: bool = False
+) -> dict[str, int]:
+    """The tile sizes that `tile` will arrive at from these entries of a schedule, by their names there."""
+    schedule = ScheduleAttr.of(entries)
     body = kernel.body.block
     swept = [op for op in body.ops if isinstance(op, ReduceOp) and is_sweep(op)]
     axes = AxisMap(body, frozenset(swept))

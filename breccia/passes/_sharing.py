@@ -8,13 +8,14 @@ from breccia.ir.kernel import KernelOp
 from breccia.ir.ops import GroupedMatmulOp, MatmulOp
 
 
-def cone(value: SSAValue) -> set[Operation]:
-    """Every op that `value` depends on."""
+def cone(*values: SSAValue, above: SSAValue | None = None) -> set[Operation]:
+    """Every op that `values` depend on, besides those that they do through `above` alone."""
     found: set[Operation] = set()
-    pending = [value]
+    pending = list(values)
     while pending:
-        op = pending.pop().owner
-        if isinstance(op, Operation) and op not in found:
+        value = pending.pop()
+        op = value.owner
+        if value is not above and isinstance(op, Operation) and op not in found:
             found.add(op)
             pending += op.operands
     return found
@@ -52,7 +53,5 @@ def _cloned(matmul: Operation, root: SSAValue, body: Block, sources: dict[BlockA
             sources[twin] = sources[value]
             mapping[value] = twin
     for op in [o for o in body.ops if o in ops]:
-        clone = op.clone(mapping)
-        clone.location = op.location
-        body.insert_op_before(clone, matmul)
+        body.insert_op_before(op.clone(mapping), matmul)
     return mapping[root]

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from xdsl.ir import Attribute
 
-from breccia.ir.attributes import ScheduleAttr
+from breccia.ir.attributes import Entries
 from breccia.ir.capabilities import Capabilities
 from breccia.ir.hints import expected, typical_sizes
 from breccia.ir.kernel import KernelOp
@@ -18,7 +18,6 @@ from breccia.passes._plan import planned_blocks
 from breccia.passes._weight_tiles import weight_tiles
 from breccia.passes.swap_operands import SWAPPED
 
-Entries = dict[str, int | str]
 WARP_TILE = 64 * 64
 """Elements of a product's tile that keep one group of four warps busy."""
 ROW_ELEMENTS = 1024
@@ -45,7 +44,7 @@ def row_tiles(kernel: KernelOp, wanted: Entries, elements: int, said: Entries) -
     the kernel's schedule has already, which stays.
     """
     wanted = {**wanted, **said}
-    entries: Entries = dict(planned_blocks(kernel, "rowwise", _attribute(wanted), split=True))
+    entries: Entries = dict(planned_blocks(kernel, "rowwise", wanted, split=True))
     # Results may be shorter than what they are made of, as sums of rows are.
     body = kernel.body.block
     shapes = [shape_of(v.type) for v in (*body.args, *(r for op in body.ops for r in op.results))]
@@ -55,15 +54,15 @@ def row_tiles(kernel: KernelOp, wanted: Entries, elements: int, said: Entries) -
         rows = entries.get("block_m", _next_power(height))
         assert isinstance(rows, int), "planned tiles are integers"
         width = _dividing(columns if isinstance(columns, int) else 0, max(LINE, elements // rows))
-        entries = dict(planned_blocks(kernel, "rowwise", _attribute({**wanted, "block_n": width, **said}), split=True))
+        entries = dict(planned_blocks(kernel, "rowwise", {**wanted, "block_n": width, **said}, split=True))
     elif isinstance(columns, int):
         rows = max(1, elements // _next_power(columns))
-        entries = dict(planned_blocks(kernel, "rowwise", _attribute({**wanted, "block_m": rows, **said}), split=True))
+        entries = dict(planned_blocks(kernel, "rowwise", {**wanted, "block_m": rows, **said}, split=True))
         high = entries.get("block_m", _next_power(height))
         if isinstance(high, int) and high * _next_power(columns) > HELD * elements:  # blocks, or all, of the first axis
             width = _dividing(columns, max(LINE, elements // high))
             narrower = {**wanted, "block_m": rows, "block_n": width, **said}
-            entries = dict(planned_blocks(kernel, "rowwise", _attribute(narrower), split=True))
+            entries = dict(planned_blocks(kernel, "rowwise", narrower, split=True))
     held = 1
     for name, size in (("block_m", height), ("block_n", columns if isinstance(columns, int) else 1)):
         entry = said.get(name, entries.get(name, size))
@@ -73,10 +72,6 @@ def row_tiles(kernel: KernelOp, wanted: Entries, elements: int, said: Entries) -
     warps = held * max(read, 1) // max(encoded, 1) // ROW_ELEMENTS if "block_n" in entries else held // REDUCED_ELEMENTS
     warps = min(max(warps, 1), 16)
     return {**entries, "num_warps": 1 << (warps.bit_length() - 1), **said}
-
-
-def _attribute(entries: Entries) -> ScheduleAttr:
-    return ScheduleAttr(tuple(entries.items()))
 
 
 def _known(size: object) -> int:
@@ -111,7 +106,7 @@ def product_tiles(kernel: KernelOp, kind: str, wanted: Entries, capabilities: Ca
     apart = said["decode"] == APART if "decode" in said else _decodes_apart(op, capabilities)
     wanted = {**_fitting(op, wanted, apart=apart, whole=capabilities), **said}
     while True:
-        entries: Entries = {**planned_blocks(kernel, kind, _attribute(wanted)), **said}
+        entries: Entries = {**planned_blocks(kernel, kind, wanted), **said}
         stages = _stages(op, entries, capabilities, apart=apart)
         k, asked = entries.get("block_k", 1), wanted["block_k"]
         assert isinstance(k, int) and isinstance(asked, int), "tile sizes are integers"  # noqa: PT018

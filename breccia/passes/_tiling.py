@@ -132,7 +132,7 @@ class _Tiler:
     def rowwise(self) -> None:
         axes = AxisMap(self.body)
         forbid_diagonals(axes, self.body)
-        split = "block_n" in dict(self.schedule.data)
+        split = "block_n" in self.schedule.entries
         walks = rowwise_walks(axes, logical_results(self.kernel), self.schedule, split=split)
         walks = keep_private(walks, self._output_axes(axes))
         cuts = make_cuts(walks, self.taken)

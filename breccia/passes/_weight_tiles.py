@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from breccia.ir.attributes import ScheduleAttr
+from breccia.ir.attributes import Entries
 from breccia.ir.capabilities import Capabilities
 from breccia.ir.hints import expected, typical_sizes
 from breccia.ir.kernel import KernelOp
@@ -22,7 +22,6 @@ from breccia.passes._plan import planned_blocks
 from breccia.passes.swap_operands import SWAPPED
 from breccia.recipes import Recipe
 
-Entries = dict[str, int | str]
 ROWS = 64
 """Rows of the weight in a tile: those of Hopper's matrix instruction of four warps."""
 STEP = 128
@@ -33,8 +32,6 @@ BITS = 4
 MOST_STAGES = 16
 MOST_STEPS = 4
 """Of one stage: all their scales are in registers."""
-
-
 MEMORY_BYTES = 13.0
 """Bytes out of memory in a cycle, for each multiprocessor."""
 
@@ -72,7 +69,7 @@ def weight_tiles(kernel: KernelOp, op: MatmulOp, capabilities: Capabilities, sai
     columns = shape[1]
     found = min((s for s in fitting if s.rows == fitting[0].rows), key=lambda s: cost(s, rows, columns))
     blocks: Entries = {"block_m": found.rows, "block_n": ROWS, "block_k": step}
-    planned = planned_blocks(kernel, "gemm", ScheduleAttr(tuple({**blocks, **said}.items())))
+    planned = planned_blocks(kernel, "gemm", {**blocks, **said})
     steps = min(found.steps * STEP // step, MOST_STEPS)
     stages = _stages(found, steps * step, capabilities)
     # An axis of one tile has no dimension, and is not planned.

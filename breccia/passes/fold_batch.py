@@ -41,7 +41,7 @@ from breccia.ir.ops import (
     UnaryOp,
 )
 from breccia.ir.pipeline import BrecciaPass
-from breccia.ir.rewriting import erase_dead, functions, insert_before, with_location
+from breccia.ir.rewriting import erase_dead, functions, insert_before, inserted, with_location
 from breccia.ir.types import DimsAttr, RecipeAttr, ScaledType, TensorType
 from breccia.passes._fold_views import VIEW_RULES
 from breccia.passes.canonicalize import simplify
@@ -247,5 +247,4 @@ def _reshaped(value: SSAValue, shape: Shape, before: Operation) -> SSAValue:
         return value
     made = ReshapeOp.make(value, shape=DimsAttr(shape))
     made.out.name_hint = value.name_hint
-    insert_before(before, made)
-    return made.out
+    return inserted(before, made)

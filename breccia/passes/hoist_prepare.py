@@ -135,11 +135,7 @@ def _encode_once(function: FuncOp, inside: dict[SSAValue, SSAValue], body: Block
     found = _encoded(function)
     made: list[SSAValue] = []
     for op in found:
-        clone = op.clone(value_mapper=inside)
-        body.add_op(with_location(clone, op))
-        for old, new in zip(op.results, clone.results, strict=True):
-            new.name_hint = old.name_hint
-            inside[old] = new
+        body.add_op(op.clone(inside))
     for op in reversed(found):
         for result in op.results:
             if not result.uses:

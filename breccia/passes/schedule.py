@@ -15,13 +15,13 @@ from typing import ClassVar
 from xdsl.dialects.builtin import ModuleOp
 
 from breccia.errors import PassError
-from breccia.ir.attributes import ScheduleAttr
+from breccia.ir.attributes import Entries, ScheduleAttr
 from breccia.ir.capabilities import Capabilities, TileRow, target_of
 from breccia.ir.kernel import KernelOp
 from breccia.ir.pipeline import BrecciaPass
 from breccia.ir.rewriting import kernels
 from breccia.passes._plan import planned_blocks, skeleton
-from breccia.passes._tile_sizes import Entries, product_tiles, row_tiles
+from breccia.passes._tile_sizes import product_tiles, row_tiles
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,9 @@ class Schedule(BrecciaPass):
             return
         capabilities = target_of(module, self.name)
         for kernel in todo:
-            said = dict(kernel.schedule.data) if kernel.schedule else {}
-            entries = default_schedule(kernel, capabilities, said)
+            entries = default_schedule(kernel, capabilities, kernel.entries)
             if entries:
-                kernel.properties["schedule"] = _attribute(entries)
+                kernel.properties["schedule"] = ScheduleAttr.of(entries)
 
 
 def default_schedule(kernel: KernelOp, capabilities: Capabilities, said: Entries) -> Entries:
@@ -49,14 +48,10 @@ def default_schedule(kernel: KernelOp, capabilities: Capabilities, said: Entries
     row = _row(capabilities, kind, kernel)
     wanted: Entries = {"block_m": row.m, "block_n": row.n, "block_k": row.k}
     if not capabilities.pow2_tiles or kind == "reduce":
-        return {**planned_blocks(kernel, kind, _attribute({**wanted, **said})), **said}
+        return {**planned_blocks(kernel, kind, {**wanted, **said}), **said}
     if kind == "rowwise":
         return row_tiles(kernel, wanted, row.m * row.n, said)
     return product_tiles(kernel, kind, wanted, capabilities, said)
-
-
-def _attribute(entries: Entries) -> ScheduleAttr:
-    return ScheduleAttr(tuple(entries.items()))
 
 
 def _row(capabilities: Capabilities, kind: str, kernel: KernelOp) -> TileRow:

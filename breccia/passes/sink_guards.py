@@ -24,13 +24,13 @@ from xdsl.ir import Attribute, Block, BlockArgument, Operation, Region, SSAValue
 
 from breccia.errors import PassError
 from breccia.ir.attributes import ScheduleAttr
-from breccia.ir.base import BrecciaOp
 from breccia.ir.kernel import KernelOp
 from breccia.ir.ops import ConvertOp, MatmulOp, SelectOp, YieldOp
 from breccia.ir.pipeline import BrecciaPass
-from breccia.ir.rewriting import erase_dead, functions, insert_before, replace_op, with_location
+from breccia.ir.rewriting import erase_dead, functions, insert_before, inserted, replace_op, with_location
 from breccia.ir.types import TensorType, tensor
 from breccia.passes._folding import GUARD
+from breccia.passes._sharing import cone
 
 KEPT = "keep"
 """Entry of a schedule: rows (and columns) that no flag is set for may be left as they are in the quick result."""
@@ -53,7 +53,7 @@ class SinkGuards(BrecciaPass):
 
 def _guards(kernel: KernelOp) -> list[SelectOp]:
     """The selects between the two products, the innermost first."""
-    if kernel.schedule is not None and KEPT in dict(kernel.schedule.data):
+    if KEPT in kernel.entries:
         return []
     return [op for op in kernel.body.block.ops if isinstance(op, SelectOp) and GUARD in op.attributes]
 
@@ -97,13 +97,13 @@ def _chosen(before: Operation, flags: Sequence[SSAValue], exact: SSAValue, quick
     wide, chosen = exact, quick
     if narrow is not None:
         rounds = isinstance(exact.owner, ConvertOp) and exact.owner.args[0].type == _in_f32(exact)
-        wide = exact.owner.args[0] if rounds else _added(before, ConvertOp.make(exact, dtype=f32))  # type: ignore[union-attr]
-        chosen = _added(before, ConvertOp.make(quick, dtype=f32))
+        wide = exact.owner.args[0] if rounds else inserted(before, ConvertOp.make(exact, dtype=f32))  # type: ignore[union-attr]
+        chosen = inserted(before, ConvertOp.make(quick, dtype=f32))
     for flag in flags:
-        chosen = _added(before, SelectOp.make(flag, wide, chosen))
+        chosen = inserted(before, SelectOp.make(flag, wide, chosen))
         chosen.owner.attributes[GUARD] = UnitAttr()  # type: ignore[union-attr]
     if narrow is not None:
-        chosen = _added(before, ConvertOp.make(chosen, dtype=narrow.dtype))  # type: ignore[attr-defined]
+        chosen = inserted(before, ConvertOp.make(chosen, dtype=narrow.dtype))  # type: ignore[attr-defined]
     chosen.name_hint = exact.name_hint
     return chosen
 
@@ -112,11 +112,6 @@ def _in_f32(value: SSAValue) -> Attribute:
     """The type of `value` in f32."""
     assert isinstance(value.type, TensorType), "products are plain tensors"
     return tensor(value.type.shape, f32)
-
-
-def _added(before: Operation, op: BrecciaOp) -> SSAValue:
-    insert_before(before, op)
-    return op.out
 
 
 def _quick(kernel: KernelOp, source: KernelOp, last: SelectOp, yields: Sequence[SSAValue]) -> KernelOp:
@@ -130,8 +125,8 @@ def _quick(kernel: KernelOp, source: KernelOp, last: SelectOp, yields: Sequence[
         if isinstance(op, YieldOp):
             mapped[last.out] = mapped[op.args[0]]
             break
-        _clone(op, block, mapped)
-    needed = _after(last, yields)
+        block.add_op(op.clone(mapped))
+    needed = cone(*yields, above=last.out)
     for op in (op for op in kernel.body.block.ops if op in needed):
         for operand in op.operands:
             if operand not in mapped:
@@ -140,35 +135,13 @@ def _quick(kernel: KernelOp, source: KernelOp, last: SelectOp, yields: Sequence[
                 argument.name_hint = operand.name_hint
                 operands.append(kernel.args[operand.index])
                 mapped[operand] = argument
-        _clone(op, block, mapped)
+        block.add_op(op.clone(mapped))
     block.add_op(with_location(YieldOp.make(*(mapped[v] for v in yields)), KernelOp.terminator(kernel.body)))
     made = KernelOp.make(source.kernel_name, operands, [v.type for v in yields], body=Region(block))
     made.attributes.update(source.attributes)
     for out, value in zip(made.outs, yields, strict=True):
         out.name_hint = f"{value.name_hint or 'product'}_quick"
     return with_location(made, source)
-
-
-def _clone(op: Operation, block: Block, mapped: dict[SSAValue, SSAValue]) -> None:
-    clone = op.clone(value_mapper=mapped)
-    clone.location = op.location
-    for old, new in zip(op.results, clone.results, strict=True):
-        new.name_hint = old.name_hint
-        mapped[old] = new
-    block.add_op(clone)
-
-
-def _after(last: SelectOp, yields: Sequence[SSAValue]) -> set[Operation]:
-    """The ops between the choice and what the kernel yields."""
-    found: set[Operation] = set()
-    pending = list(yields)
-    while pending:
-        value = pending.pop()
-        op = value.owner
-        if value is not last.out and isinstance(op, Operation) and op not in found:
-            found.add(op)
-            pending += op.operands
-    return found
 
 
 def _rebuilt(kernel: KernelOp, operands: Sequence[SSAValue], quick: BlockArgument) -> None:

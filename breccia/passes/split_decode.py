@@ -49,8 +49,7 @@ class SplitDecode(BrecciaPass):
 
 
 def _asks(kernel: KernelOp) -> bool:
-    schedule = dict(kernel.schedule.data) if kernel.schedule is not None else {}
-    return kernel.is_tiled and bool(kernel.step.blocks) and schedule.get("decode") == APART
+    return kernel.is_tiled and bool(kernel.step.blocks) and kernel.entries.get("decode") == APART
 
 
 def _split(kernel: KernelOp, side: int, name: str) -> KernelOp:
@@ -172,10 +171,7 @@ def _decode_kernel(
         new.name_hint = old.name_hint
         mapped[old] = new
     for op in ops:
-        clone = op.clone(value_mapper=mapped)
-        for old, new in zip(op.results, clone.results, strict=True):
-            new.name_hint = old.name_hint
-        block.add_op(clone)
+        block.add_op(op.clone(mapped))
     result = mapped[value]
     assert isinstance(value.type, TensorType), "regions of tiled kernels hold plain tensors"
     out_window, out_sizes = window, sizes

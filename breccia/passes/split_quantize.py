@@ -37,7 +37,7 @@ from breccia.ir.ops import (
     UnaryOp,
 )
 from breccia.ir.pipeline import BrecciaPass
-from breccia.ir.rewriting import functions, insert_before, replace_op, show_location
+from breccia.ir.rewriting import functions, inserted, replace_op, show_location
 from breccia.ir.types import DimsAttr, ScaledType, TensorType, scale_shape
 from breccia.recipes import Block
 
@@ -116,8 +116,7 @@ def _scale(op: QuantizeOp, block: Block, shared: dict[Hashable, SSAValue]) -> SS
     key = (op.args[0], block, levels > 1, op.policy.data.nonfinite)
 
     def add(new: BrecciaOp) -> SSAValue:
-        insert_before(op, new)
-        return new.out
+        return inserted(op, new)
 
     if key not in shared:  # ops are walked in order, so a shared amax stands before its next user
         shared[key] = _amax(op, block, outer=levels > 1)
@@ -132,8 +131,7 @@ def _amax(op: QuantizeOp, block: Block, *, outer: bool) -> SSAValue:
     """
 
     def add(new: BrecciaOp) -> SSAValue:
-        insert_before(op, new)
-        return new.out
+        return inserted(op, new)
 
     def full(number: float) -> SSAValue:
         return add(FullOp.make(value=NumberAttr(number), shape=DimsAttr(()), dtype=f32))
@@ -160,8 +158,7 @@ def _reduced(op: QuantizeOp, x: SSAValue, block: Block) -> SSAValue:
     shape, grid = x.type.shape, scale_shape(x.type.shape, block)
 
     def add(new: BrecciaOp) -> SSAValue:
-        insert_before(op, new)
-        return new.out
+        return inserted(op, new)
 
     amax: Attribute = StringAttr("amax")
     if all(b in (None, 1) for b in block):

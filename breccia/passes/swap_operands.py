@@ -54,8 +54,7 @@ class SwapOperands(BrecciaPass):
 
 
 def _asks(kernel: KernelOp) -> bool:
-    schedule = dict(kernel.schedule.data) if kernel.schedule is not None else {}
-    return kernel.is_tiled and bool(kernel.step.blocks) and schedule.get("operands") == SWAPPED
+    return kernel.is_tiled and bool(kernel.step.blocks) and kernel.entries.get("operands") == SWAPPED
 
 
 def _fits(kernel: KernelOp) -> bool:

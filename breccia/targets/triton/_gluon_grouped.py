@@ -19,6 +19,7 @@ from breccia.ir import dims
 from breccia.ir.capabilities import Capabilities
 from breccia.ir.dims import Dim
 from breccia.ir.kernel import KernelOp
+from breccia.ir.rewriting import with_location
 from breccia.ir.tiling import GridDim, Segment, Tiling, Window
 from breccia.ir.types import TensorType, tensor
 from breccia.targets.triton._casts import Library
@@ -104,9 +105,7 @@ def _one(kernel: KernelOp, dim: GridDim, many: frozenset[int]) -> KernelOp:
     )
     for old, new in zip(kernel.outs, one.outs, strict=True):
         new.name_hint = old.name_hint
-    for old, new in zip(kernel.walk(), one.walk(), strict=True):
-        new.location = old.location
-    return one
+    return with_location(one, kernel)
 
 
 def _without_first(type_: object) -> TensorType:

@@ -22,7 +22,7 @@ def gluon_text(kernel: KernelOp, name: str, library: Library, capabilities: Capa
     """The functions of a warp-specialized kernel; None where it does not fit, so that plain Triton has to do."""
     if "wgmma" not in capabilities.features:
         return None
-    said = dict(kernel.schedule.data) if kernel.schedule is not None else {}
+    said = kernel.entries
     shape = Shape(*(int(said.get(key, 1)) for key in KEYS))
     weights = swapped(kernel)
     if weights is not None:

@@ -31,7 +31,7 @@ class Guard:
 
 def guard_of(kernel: KernelOp) -> Guard | None:
     """What guards a tiled kernel; None for most."""
-    said = dict(kernel.schedule.data) if kernel.schedule is not None else {}
+    said = kernel.entries
     if KEPT not in said or len(kernel.tiles.dims("parallel")) > 2:
         return None
     flags: set[int] = set()
@@ -89,6 +89,5 @@ def _lies_flat(kernel: KernelOp, operand: int) -> bool:
 
 def flags_of(kernel: KernelOp, guard: Guard) -> Sequence[tuple[BlockArgument, int]]:
     """The arguments of `finish` that are flags, with the numbers of their operands."""
-    carried = len(kernel.finish.block.args) - len(kernel.tiles.finish_uses)
-    pairs = zip(kernel.finish.block.args[carried:], kernel.tiles.finish_uses, strict=True)
-    return [(argument, i) for argument, i in pairs if i in guard.flags]
+    pairs = ((argument, _operand(kernel, argument)) for argument in kernel.finish.block.args)
+    return [(argument, i) for argument, i in pairs if i is not None and i in guard.flags]

@@ -109,7 +109,7 @@ class _Kernel:
         return total
 
     def _options(self) -> dict[str, int | str]:
-        said = dict(self.kernel.schedule.data) if self.kernel.schedule else {}
+        said = self.kernel.entries
         options: dict[str, int | str] = {
             key: int(said.get(key, default)) for key, default in (("num_warps", 4), ("num_stages", 3))
         }

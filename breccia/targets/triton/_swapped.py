@@ -69,7 +69,7 @@ class Weights:
 
 def swapped(kernel: KernelOp) -> Weights | None:
     """What is said above, if the kernel fits and its schedule asks for it; else None."""
-    said = dict(kernel.schedule.data) if kernel.schedule is not None else {}
+    said = kernel.entries
     if "groups" not in said or "operands" not in said or not kernel.is_tiled or not kernel.step.blocks:
         return None
     t = kernel.tiles

@@ -280,7 +280,7 @@ def _literal(value: int | str) -> str:
 
 def may_share_launch(first: KernelOp, second: KernelOp) -> bool:
     """True for two kernels that are marked for it, and of which the second does not read what the first writes."""
-    marks = [dict(op.schedule.data).get("launch") if op.schedule is not None else None for op in (first, second)]
+    marks = [op.entries.get("launch") for op in (first, second)]
     return marks == ["shared", "shared"] and not set(second.args) & set(first.outs)
 
 

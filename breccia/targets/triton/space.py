@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from itertools import product
 
 from breccia.errors import BrecciaError
-from breccia.ir.attributes import ScheduleAttr
 from breccia.ir.capabilities import Capabilities
 from breccia.ir.hints import expected, typical_sizes
 from breccia.ir.kernel import KernelOp
@@ -155,7 +154,7 @@ def _plain(kernel: KernelOp, capabilities: Capabilities) -> Iterator[Entries]:
     depths = [k for k in (128, 64, 32) if k <= longest]
     for m, n, k in product((16, 32, 64, 128, 256), (32, 64, 128, 256), depths):
         wanted: Entries = {"block_m": m, "block_n": n, "block_k": k}
-        planned: Entries = dict(planned_blocks(kernel, kind, _attribute(wanted)))
+        planned: Entries = dict(planned_blocks(kernel, kind, wanted))
         for warps, stages in product((4, 8), (2, 3, 4, 5)):
             entries: Entries = {**planned, "num_warps": warps, "num_stages": stages, **apart}
             if not _refused_product(kernel, kind, capabilities, entries):
@@ -189,7 +188,7 @@ def _refused_product(kernel: KernelOp, kind: str, capabilities: Capabilities, en
     plain = plain_default(kernel, kind, capabilities)
     if plain.get("decode") != entries.get("decode"):
         return f"decode = {entries.get('decode')}, where this product has {plain.get('decode')}"
-    wrong = _refused_blocks(entries, planned_blocks(kernel, kind, _attribute(entries)))
+    wrong = _refused_blocks(entries, planned_blocks(kernel, kind, entries))
     if wrong:
         return wrong
     stages, warps = int(entries["num_stages"]), int(entries["num_warps"])
@@ -232,7 +231,7 @@ def _refused_rows(kernel: KernelOp, entries: Entries) -> str:
     if not isinstance(warps, int):
         return "it does not say how many warps"
     split = "block_n" in entries
-    wrong = _refused_blocks(entries, planned_blocks(kernel, "rowwise", _attribute(entries), split=split))
+    wrong = _refused_blocks(entries, planned_blocks(kernel, "rowwise", entries, split=split))
     if wrong:
         return wrong
     body = kernel.body.block
@@ -248,10 +247,6 @@ def _refused_rows(kernel: KernelOp, entries: Entries) -> str:
 
 
 # -- both --------------------------------------------------------------------------------------------------------------
-
-
-def _attribute(entries: Entries) -> ScheduleAttr:
-    return ScheduleAttr(tuple((key, value) for key, value in entries.items() if key in BLOCKS))
 
 
 def _refused_keys(entries: Entries, allowed: tuple[str, ...], words: tuple[str, ...] = ()) -> str:

@@ -11,6 +11,15 @@ from functools import cache
 
 import ml_dtypes
 import numpy as np
+import pytest
+
+
+def needed() -> pytest.MarkDecorator:
+    """The mark of tests for the interpreter, which is patched here; they are skipped where Triton runs without it."""
+    import triton
+
+    patch()
+    return pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="Triton was imported without its interpreter")
 
 
 @cache

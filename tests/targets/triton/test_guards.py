@@ -14,7 +14,7 @@ import pytest
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported
 torch = pytest.importorskip("torch")
-triton = pytest.importorskip("triton")
+pytest.importorskip("triton")
 
 import breccia  # noqa: E402
 from breccia import recipes  # noqa: E402
@@ -29,10 +29,7 @@ from tests.passes.test_fold_exponents import product, spread_rows, values  # noq
 from tests.targets.triton import interpreter  # noqa: E402
 from tests.targets.triton.helpers import load  # noqa: E402
 
-interpreter.patch()
-pytestmark = pytest.mark.skipif(
-    not triton.knobs.runtime.interpret, reason="Triton was imported without its interpreter"
-)
+pytestmark = interpreter.needed()
 
 ADA = replace(find("triton:sm_89").capabilities, decode_rows=1)
 M, N, K = 150, 140, 160

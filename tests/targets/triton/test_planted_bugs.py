@@ -17,7 +17,7 @@ import pytest
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported
 torch = pytest.importorskip("torch")
-triton = pytest.importorskip("triton")
+pytest.importorskip("triton")
 
 import breccia  # noqa: E402
 from benchmarks import _gpu, gemm, quantize  # noqa: E402
@@ -27,9 +27,8 @@ from breccia.targets.triton import launch  # noqa: E402
 from breccia.tensor import ScaledTensor, flatten, unflatten  # noqa: E402
 from tests.targets.triton import interpreter  # noqa: E402
 
-interpreter.patch()
 pytestmark = [
-    pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="Triton was imported without its interpreter"),
+    interpreter.needed(),
     pytest.mark.filterwarnings("ignore::breccia.frontend.compile.FallbackWarning"),  # sizes that become numbers
 ]
 

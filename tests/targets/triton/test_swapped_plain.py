@@ -8,7 +8,7 @@ import pytest
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported
 torch = pytest.importorskip("torch")
-triton = pytest.importorskip("triton")
+pytest.importorskip("triton")
 
 import breccia  # noqa: E402
 from breccia import recipes  # noqa: E402
@@ -17,10 +17,7 @@ from breccia.target import find  # noqa: E402
 from breccia.tensor import flatten  # noqa: E402
 from tests.targets.triton import interpreter, programs  # noqa: E402
 
-interpreter.patch()
-pytestmark = pytest.mark.skipif(
-    not triton.knobs.runtime.interpret, reason="Triton was imported without its interpreter"
-)
+pytestmark = interpreter.needed()
 
 
 @pytest.mark.parametrize("name", ["int4_g128_f16", "uint4_g32_f16", "mxfp4"])
