@@ -126,23 +126,33 @@ def plain_windows(kernel: KernelOp) -> bool:
 
 def _dot(kernel: KernelOp) -> tuple[DotOp, list[SSAValue]] | None:
     """The product of a step, and what multiplies it; None where the step is more than that."""
-    init, block = kernel.init.block, kernel.step.block
-    if len(block.args) - len(kernel.tiles.step_uses) != 1 or len(list(init.ops)) != 2:
+    found = summed(kernel)
+    if found is None:
         return None
-    start, yielded = next(iter(init.ops)), KernelOp.terminator(kernel.step).args[0]
-    if not isinstance(start, FullOp) or float(start.value.data) != 0:  # type: ignore[attr-defined]
+    dot, factors, added = found
+    total = KernelOp.terminator(kernel.step).args[0].owner
+    used = {total, *_products(added), *(op for v in (dot.out, *factors) for op in _behind(v))}
+    more = any(op not in used and not isinstance(op, YieldOp) for op in kernel.step.block.ops)
+    return None if more else (dot, factors)
+
+
+def summed(kernel: KernelOp) -> tuple[DotOp, list[SSAValue], SSAValue] | None:
+    """(the one product that a step adds to its sums, what multiplies it, both together), if sums start from 0 and are
+    all that is carried; the step may have other ops.
+    """
+    init, block = list(kernel.init.block.ops), kernel.step.block
+    yielded = KernelOp.terminator(kernel.step).args
+    if len(yielded) != 1 or len(init) != 2 or not isinstance(init[0], FullOp) or float(init[0].data("value")) != 0:
         return None
-    added = yielded.owner
-    if not isinstance(added, BinaryOp) or added.fn.data != "add" or block.args[0] not in added.operands:  # type: ignore[attr-defined]
+    total = yielded[0].owner
+    if not isinstance(total, BinaryOp) or total.data("fn") != "add" or block.args[0] not in total.args:
         return None
-    (other,) = [v for v in added.operands if v is not block.args[0]] or [None]
-    leaves = factors_of(other) if other is not None else []
+    (added,) = [v for v in total.args if v is not block.args[0]] or [None]
+    leaves = factors_of(added) if added is not None else []
     dots = [v.owner for v in leaves if isinstance(v.owner, DotOp)]
-    used = {added, *(op for v in leaves for op in _behind(v))}
-    used |= set(_products(other)) if other is not None else set()
-    if len(dots) != 1 or any(op not in used and not isinstance(op, YieldOp) for op in block.ops):
+    if added is None or len(dots) != 1:
         return None
-    return dots[0], [v for v in leaves if v.owner is not dots[0]]
+    return dots[0], [v for v in leaves if v.owner is not dots[0]], added
 
 
 def factors_of(value: SSAValue) -> list[SSAValue]:

@@ -21,7 +21,7 @@ from breccia.codegen.lines import tensor_type
 from breccia.formats import Format
 from breccia.ir import dims
 from breccia.ir.kernel import KernelOp
-from breccia.ir.ops import BinaryOp, ConvertOp, FullOp, TransposeOp
+from breccia.ir.ops import BinaryOp, ConvertOp, TransposeOp
 from breccia.ir.tile_ops import DotOp, ExpandOp, MaskOp, UnpackOp
 from breccia.ir.tiling import GridDim
 from breccia.targets.triton._specialized import (
@@ -29,10 +29,10 @@ from breccia.targets.triton._specialized import (
     Product,
     along,
     ends_in_tiles,
-    factors_of,
     operand_of,
     plain_windows,
     stored_in_tiles,
+    summed,
     turned_arguments,
 )
 
@@ -103,21 +103,12 @@ def swapped(kernel: KernelOp) -> Weights | None:
 
 
 def _step(kernel: KernelOp) -> tuple[DotOp, list[SSAValue]] | None:
-    """The product of a step and what multiplies it, where the sums are no more than that."""
-    block, init = kernel.step.block, list(kernel.init.block.ops)
-    yielded = KernelOp.terminator(kernel.step).args
-    if len(yielded) != 1 or len(init) != 2 or not isinstance(init[0], FullOp) or float(init[0].data("value")) != 0:
+    """The product of a step and what multiplies it, where nothing else reads the sums."""
+    found, ops = summed(kernel), list(kernel.step.block.ops)
+    if found is None or sum(isinstance(op, DotOp) for op in ops) != 1:
         return None
-    added = yielded[0].owner
-    if not isinstance(added, BinaryOp) or added.data("fn") != "add" or block.args[0] not in added.args:
-        return None
-    (other,) = [v for v in added.args if v is not block.args[0]] or [None]
-    leaves = factors_of(other) if other is not None else []
-    dots = [v.owner for v in leaves if isinstance(v.owner, DotOp)]
-    if len(dots) != 1 or sum(isinstance(op, DotOp) for op in block.ops) != 1:
-        return None
-    carried = sum(block.args[0] in op.operands for op in block.ops)
-    return (dots[0], [v for v in leaves if v.owner is not dots[0]]) if carried == 1 else None
+    carried = sum(kernel.step.block.args[0] in op.operands for op in ops)
+    return found[:2] if carried == 1 else None
 
 
 def _dims(
