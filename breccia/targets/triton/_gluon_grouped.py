@@ -176,24 +176,35 @@ class Grouped(Gluon):
         """
         g, p, s = self.groups, self.product, self.shape
         fresh = region.names.fresh
-        before, start, tile = fresh("before"), fresh("start"), fresh("tile")
-        m_tiles, n_tiles = fresh("m_tiles"), fresh("n_tiles")
+        before, number, tile = fresh("before"), fresh("number"), fresh("tile")
+        m_tiles, n_tiles, after = fresh("m_tiles"), fresh("n_tiles"), fresh("after")
         region.sizes.grid(g.dim.name, "e")
         rows = tensor_type(self.kernel.args[p.a].type).shape[0]
-        region.line(f"{before} = 0")
+        region.line(f"{after} = 0")
         region.line(f"{n_tiles} = {region.size(dims.ceildiv(p.n.extent, s.waves_n))}")
         region.line(f"for e in range({region.size(g.dim.extent)}):")
         region.indent(1)
         region.line(f"begin = {region.size(g.segment.base)}")
         region.line(f"end = min({region.size(g.segment.limit)}, {region.size(rows)})")
         region.line(f"{m_tiles} = (end - begin + {ROWS * s.rows - 1}) // {ROWS * s.rows}")
-        region.line(
-            f"{start} = (gl.program_id(0) + gl.num_programs(0) - {before} % gl.num_programs(0)) % gl.num_programs(0)"
-        )
-        region.line(f"{before} += {m_tiles} * {n_tiles}")
-        region.line(f"for {tile} in range({start}, {m_tiles} * {n_tiles}, gl.num_programs(0)):")
-        region.indent(1)
+        self._deal(region, (before, after, number), f"{m_tiles} * {n_tiles}", "gl.program_id(0)", "gl.num_programs(0)")
+        region.line(f"{tile} = {number} - {before}")
         return self.rastered(region, tile, m_tiles, n_tiles)
+
+    @staticmethod
+    def _deal(region: Region, names: tuple[str, str, str], count: str, mine: str, parts: str) -> None:
+        """Write the loop over the numbers of a group's `count` tiles that are dealt to `mine` of `parts`.
+
+        names: how many tiles come before the group, how many until its end, which is carried from group to group, and a
+        tile's number among all. The body has to use the first: Triton 3.6 takes what only bounds of inner loops depend
+        on for dead, and every group's tiles would go to the same programs.
+        """
+        before, after, number = names
+        region.line(f"{before} = {after} + 0")
+        region.line(f"{after} += {count}")
+        first = f"{before} + ({mine} + {parts} - {before} % {parts}) % {parts}"
+        region.line(f"for {number} in range({first}, {after}, {parts}):")
+        region.indent(1)
 
     def row(self, place: str) -> str:
         return f"begin + {place}"
@@ -242,10 +253,11 @@ class Grouped(Gluon):
         assert isinstance(groups, int), "the number of groups is known"
         rows = region.size(tensor_type(self.kernel.args[p.a].type).shape[0])
         fresh = region.names.fresh
-        parts, before, start, tile = fresh("parts"), fresh("cleared"), fresh("start"), fresh("tile")
+        parts, before, after = fresh("parts"), fresh("before"), fresh("cleared")
+        number, tile = fresh("number"), fresh("tile")
         m_tiles, n_tiles = fresh("m_tiles"), fresh("n_tiles")
         region.line(f"{parts} = gl.num_programs(0) * {self.shape.groups}")
-        region.line(f"{before} = 0")
+        region.line(f"{after} = 0")
         region.line(f"{n_tiles} = {region.size(p.n.extent)}")
         step = f", {groups}" if following == g.segment.limit else ""  # groups follow one another without a gap
         region.line(f"for e in range(-1, {groups}{step}):")
@@ -258,10 +270,8 @@ class Grouped(Gluon):
         region.line(f"    end = min({region.size(following)}, {rows})")
         region.line(f"{m_tiles} = (end - begin + {ROWS - 1}) // {ROWS}")
         mine = f"gl.program_id(0) * {self.shape.groups} + group"
-        region.line(f"{start} = ({mine} + {parts} - {before} % {parts}) % {parts}")
-        region.line(f"{before} += {m_tiles} * {n_tiles}")
-        region.line(f"for {tile} in range({start}, {m_tiles} * {n_tiles}, {parts}):")
-        region.indent(1)
+        self._deal(region, (before, after, number), f"{m_tiles} * {n_tiles}", mine, parts)
+        region.line(f"{tile} = {number} - {before}")
         for i, out in enumerate(self.kernel.outs):
             place, mask = self._stored(region, i, f"({tile} // {n_tiles})", f"({tile} % {n_tiles})")
             dtype = region.triton_dtype(tensor_type(out.type))
