@@ -34,8 +34,8 @@ EPILOGUE = 600
 """Cycles for what becomes of one tile of 64 rows; those of a group come one after the other."""
 LATENCY = 900
 """Cycles that a step takes at least where its scales are fetched one step ahead."""
-TURN = 1500
-"""Cycles that a program takes besides its steps where groups take turns along k."""
+TURN = 7500
+"""Cycles that a program takes besides its steps where groups take turns along k: stages fill, and sums are joined."""
 MANY_BYTES = 40 << 10
 """Of stages of so many bytes, four cover the way from memory."""
 RESERVED_BYTES = 1024
@@ -66,6 +66,8 @@ class Shape:
 
 
 SHAPES = (Shape(2, 2, 1), Shape(2, 1, 2), Shape(3, 1, 1), Shape(2, 1, 1))
+FEW = (Shape(2, 1, 1, 64), Shape(2, 1, 3, 64))
+"""Besides, for rows that fill one program: other numbers of programs."""
 SMALL = (Shape(2, 1, 1),)
 """Where registers hold no second tile, since both operands have scales along the step."""
 WITHIN_GROUPS = (*SHAPES, Shape(1, 1, 2))
@@ -108,7 +110,8 @@ def group_shapes(op: Product, capabilities: Capabilities, said: Entries) -> tupl
     ):
         step, allowed = STEP // 2, SHAPES
     elif _takes_bytes(op, capabilities) and _lies_right(op, rows, columns, capabilities):
-        step, allowed = STEP, (*(SMALL if _both_walk_columns(op) else SHAPES), *TURNS)
+        few = FEW if rows <= FEW[0].rows else ()
+        step, allowed = STEP, (*(SMALL if _both_walk_columns(op) else (*SHAPES, *few)), *TURNS)
     else:
         return None
     return step, sorted(allowed, key=lambda s: cost(s, rows, columns, -(-depth // step), groups))
@@ -120,7 +123,7 @@ def shape_entries(
     """The schedule of a product for programs of one shape, with as many stages as pay; None where it does not fit."""
     blocks: Entries = {"block_m": ROWS, "block_n": shape.block_n, "block_k": step}
     kind = "gemm" if isinstance(op, MatmulOp) else "grouped"
-    planned = planned_blocks(kernel, kind, {**blocks, **said})
+    planned = planned_blocks(kernel, kind, {**blocks, "groups": shape.groups, **said})
     stages = _stages(shape, capabilities, kernel, op)
     if stages < 3 or {**blocks, **planned} != blocks:
         return None

@@ -47,7 +47,10 @@ def is_sweep(op: object) -> bool:
 
 
 def product_walks(axes: AxisMap, schedule: ScheduleAttr) -> list[Walk]:
-    """The axes of a product: batch axes one by one, m and n in tiles; k comes last."""
+    """The axes of a product: batch axes one by one, m and n in tiles; k comes last.
+
+    Groups of warps multiply tiles of a fixed shape, also where an axis is shorter.
+    """
     op = axes.matmul
     assert op is not None, "only kernels with a product ask for this"
     out = axes.axes(op.out)
@@ -56,7 +59,7 @@ def product_walks(axes: AxisMap, schedule: ScheduleAttr) -> list[Walk]:
     walks: list[Walk] = []
     for axis, stem in zip(out, stems, strict=True):
         if axis is not None and axis is not axes.contracted:
-            _add(walks, axis, stem, wanted[stem])
+            _add(walks, axis, stem, wanted[stem], fixed="groups" in schedule.entries)
     return walks
 
 
@@ -104,8 +107,11 @@ def swept_walks(axes: AxisMap, values: Sequence[SSAValue], schedule: ScheduleAtt
     return walks
 
 
-def _add(walks: list[Walk], axis: Axis, stem: str, block: int) -> None:
+def _add(walks: list[Walk], axis: Axis, stem: str, block: int, *, fixed: bool = False) -> None:
     if axis.whole or any(w.axis is axis for w in walks):
+        return
+    if fixed and isinstance(axis.size, int) and axis.size < block and axis.fits(block):
+        walks.append(Walk(axis, stem, block))
         return
     block = axis.fit(block)
     if isinstance(axis.size, int) and axis.size <= block:

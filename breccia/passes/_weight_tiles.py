@@ -69,7 +69,7 @@ def weight_tiles(kernel: KernelOp, op: MatmulOp, capabilities: Capabilities, sai
     columns = shape[1]
     found = min((s for s in fitting if s.rows == fitting[0].rows), key=lambda s: cost(s, rows, columns))
     blocks: Entries = {"block_m": found.rows, "block_n": ROWS, "block_k": step}
-    planned = planned_blocks(kernel, "gemm", {**blocks, **said})
+    planned = planned_blocks(kernel, "gemm", {**blocks, "groups": found.groups, **said})
     steps = min(found.steps * STEP // step, MOST_STEPS)
     stages = _stages(found, steps * step, capabilities)
     # An axis of one tile has no dimension, and is not planned.

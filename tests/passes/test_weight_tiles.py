@@ -52,9 +52,8 @@ def test_other_architectures_and_more_rows_do_not_swap() -> None:
         gemm("", "float8_128x128", typical=16),
         gemm("mxfp8_e4m3", "mxfp4", typical=16),
         gemm("", "mxfp4", typical=16).replace("[M, 1024], bf16", "[M, 1024], f16"),  # float16 does not hold the scales
-        gemm("", "mxfp4", typical=16, n=48),
     ],
-    ids=["K, N", "table", "bytes", "two scaled", "float16", "one tile"],
+    ids=["K, N", "table", "bytes", "two scaled", "float16"],
 )
 def test_other_products_do_not_swap(text: str) -> None:
     found = lowered(text, "sm_90")

@@ -42,11 +42,15 @@ def fused(x: Any, w: Any) -> Any:
 
 FORMS = {
     "2x1x1": Shape(2, 1, 1), "2x2x1": Shape(2, 2, 1), "2x1x2": Shape(2, 1, 2), "3x1x1": Shape(3, 1, 1),
+    "2x1x1 of 64": Shape(2, 1, 1, 64), "2x1x3 of 64": Shape(2, 1, 3, 64),
     "turns 16": Shape(1, 1, 1, 16, 2, 4), "turns 128": Shape(1, 1, 1, 128, 2, 2),
 }  # fmt: skip
 """Groups by waves along m and n; or groups that take turns along k."""
 ODD = [(300, 264, 640), (130, 300, 576), (257, 136, 200), (129, 129, 1100)]
 """M, N, K. Rows of 300 bfloat16 and of 200 and 1100 bytes are no multiples of 16 bytes; the last walks around rings."""
+
+FEW = [(7, 264, 640), (20, 130, 640)]
+"""Rows that do not fill one tile of the instruction."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ PROGRAMS = [
         for size in (ODD if form in ("2x1x1", "turns 128") else ODD[2:])
         if pair != PAIRS[2] or form == "2x1x1" or "turns" in form  # scales along k on both sides: nothing wider
     ),
+    *(Program(form, size=size) for form in FORMS for size in FEW),
     *(Program(form, size=size, function=fused) for form in ("2x1x1", "2x2x1", "turns 128") for size in ODD[:2]),
 ]
 
@@ -90,6 +95,7 @@ def emitted(function: Callable[..., Any], form: str, *args: Any) -> str:
         patch.setenv("BRECCIA_CACHE", "0")
         patch.setattr(lower, "_CODE", {})  # remembers text by what it is made from, of which the form is no part
         patch.setattr(_group_tiles, "SHAPES", chosen)
+        patch.setattr(_group_tiles, "FEW", chosen)
         patch.setattr(_group_tiles, "SMALL", chosen)
         patch.setattr(_group_tiles, "TURNS", ())
         source = breccia.compile(function, target="triton:sm_90").lower(*args).source()

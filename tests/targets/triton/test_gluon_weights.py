@@ -137,6 +137,7 @@ PROGRAMS = [
     *(Program(form, name, ODD[2]) for form in FORMS for name in NAMES[1:3]),
     *(Program(form, name, ODD[1], bias=True) for form in ("16", "64") for name in NAMES),
     *(Program(form, "uint4_g128_f16", (3, 200, 128)) for form in FORMS),
+    *(Program(form, name, (5, 48, 576)) for form in ("16", "64") for name in NAMES[:3]),  # less than one tile
     *(
         Program(form, name, (3, 192, 256)) for form in FORMS for name in NAMES[:3]
     ),  # the last tiles of groups are outside
