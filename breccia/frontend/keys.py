@@ -121,7 +121,7 @@ def typical(size: int) -> int:
     >>> typical(1), typical(100), typical(100000)
     (16, 256, 4096)
     """
-    return 16 if size <= 16 else 64 if size <= 64 else 256 if size <= 256 else 4096
+    return 16 if size <= 16 else 32 if size <= 32 else 64 if size <= 64 else 256 if size <= 256 else 4096
 
 
 def library_of(leaf: Any) -> str:

@@ -74,7 +74,7 @@ def test_what_code_does_not_depend_on_is_not_in_the_key() -> None:
 
 
 def test_typical_sizes_stand_for_ranges() -> None:
-    ranges = {16: (0, 1, 16), 64: (17, 64), 256: (65, 256), 4096: (257, 4096, 1 << 20)}
+    ranges = {16: (0, 1, 16), 32: (17, 32), 64: (33, 64), 256: (65, 256), 4096: (257, 4096, 1 << 20)}
     assert all(keys.typical(n) == size for size, found in ranges.items() for n in found)
 
 
