@@ -32,6 +32,7 @@ class Library:
         native: frozenset[str] = frozenset(),
         exact_conversions: frozenset[str] = frozenset(),
         fused_division: bool = True,
+        ptx: bool = False,
     ) -> None:
         self.native = native
         """MLIR names of element formats whose tiles are typed in Triton; all others are uint8 tiles of codes."""
@@ -39,6 +40,8 @@ class Library:
         """MLIR names of formats to which `.to` rounds float32 to nearest even and saturates, in hardware."""
         self.fused_division = fused_division
         """Whether elements are divided by their scales with fused multiply-adds; else by a full division each."""
+        self.ptx = ptx
+        """Whether instructions of NVIDIA's may stand in the text."""
         self._texts: dict[str, str] = {}
 
     @property

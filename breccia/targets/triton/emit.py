@@ -71,7 +71,8 @@ def exact_conversions(capabilities: Capabilities) -> frozenset[str]:
 def emit(module: ModuleOp) -> str:
     """Source text of a tiled module; raises UnsupportedError naming the op that cannot be printed."""
     capabilities = target_of(module, "emit")
-    library = Library(native_formats(capabilities), exact_conversions(capabilities))
+    ptx = "ptx" in capabilities.features
+    library = Library(native_formats(capabilities), exact_conversions(capabilities), ptx=ptx)
     check_entries([f.sym_name.data for f in functions(module)], "triton")
     kernels: list[str] = []
     hosts: list[str] = []

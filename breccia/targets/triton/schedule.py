@@ -49,7 +49,7 @@ _SM_80 = Capabilities(
     smallest_kept=-126,
     shortest_dot=16,
     decode_rows=512,
-    features=("tf32",),
+    features=("tf32", "ptx"),
     scratch_bytes=163 * _KIB,
 )
 _SM_89 = replace(
@@ -64,7 +64,7 @@ _SM_89 = replace(
 _SM_90 = replace(
     _SM_89,
     name="triton:sm_90",
-    features=("tf32", "fp8_conversion", "tma", "wgmma", "warp_specialize", "dependent_launch"),
+    features=("tf32", "ptx", "fp8_conversion", "tma", "wgmma", "warp_specialize", "dependent_launch"),
     scratch_bytes=227 * _KIB,
 )
 _SM_100 = replace(
@@ -73,14 +73,14 @@ _SM_100 = replace(
     scaled_mma=(*_MXFP8, *_MIXED, _MXFP4, _NVFP4, *_MXFP6, *_MXFP6_MIXED),
     placements=("epilogue", "mma", "mainloop", "operand"),
     sum_bits=24,
-    features=("tf32", "fp8_conversion", "tma", "tcgen05", "warp_specialize", "dependent_launch"),
+    features=("tf32", "ptx", "fp8_conversion", "tma", "tcgen05", "warp_specialize", "dependent_launch"),
 )
 _SM_120 = replace(
     _SM_89,
     name="triton:sm_120",
     scaled_mma=(*_MXFP8, _MXFP4, _NVFP4, *_MXFP6),
     placements=("epilogue", "mma", "mainloop", "operand"),
-    features=("tf32", "fp8_conversion", "tma", "warp_specialize", "dependent_launch"),
+    features=("tf32", "ptx", "fp8_conversion", "tma", "warp_specialize", "dependent_launch"),
 )
 _GFX942 = replace(
     _SM_89,

@@ -1,17 +1,21 @@
 """Triton's interpreter made right where it is known to be wrong, so that tests on the CPU say something of a GPU.
 
-Its float casts truncate or drop carries, its dot multiplies the bit patterns of bfloat16, and `dot_scaled` takes every
-scale for E8M0. Each of these is replaced by what ml_dtypes and NumPy compute; casts to FP8 saturate as `cvt.satfinite`
-does, and NaN becomes the code that hardware writes. Call `patch()` after TRITON_INTERPRET=1 is set.
+Its float casts truncate or drop carries, its dot multiplies the bit patterns of bfloat16, `dot_scaled` takes every
+scale for E8M0, and it knows no PTX. Each of these is replaced by what ml_dtypes and NumPy compute; casts to FP8
+saturate as `cvt.satfinite` does, and NaN becomes the code that hardware writes. Call `patch()` after
+TRITON_INTERPRET=1 is set.
 """
 
 from __future__ import annotations
 
 from functools import cache
+from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
 import pytest
+
+from tests.targets.triton import ptx
 
 
 def needed() -> pytest.MarkDecorator:
@@ -59,7 +63,15 @@ def patch() -> None:
         product = np.matmul(left, right, dtype=start.dtype) + start
         return interpreter.TensorHandle(product.astype(d.data.dtype), d.dtype.scalar)
 
+    def inline_asm(self, text, constraints, values, types, is_pure, pack):
+        dtype = types[0].scalar
+        found = ptx.elementwise(
+            text, constraints, [np.asarray(v.data) for v in values], np.dtype(interpreter._get_np_dtype(dtype)), pack
+        )
+        return SimpleNamespace(get_result=lambda i: interpreter.TensorHandle(found, dtype))
+
     interpreter._convert_float = convert
+    builder.create_inline_asm = inline_asm
     builder.cast_impl = cast
     builder.create_dot = dot
     _patch_scales(interpreter, native)

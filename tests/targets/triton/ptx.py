@@ -37,6 +37,27 @@ def _halves(fn: Callable[..., Any], kind: str) -> Callable[..., Array]:
     return run
 
 
+def _single(fn: Callable[..., Any]) -> Callable[..., Array]:
+    """An operation on float32, rounded once from float64."""
+
+    def run(*given: Array) -> Array:
+        parts = [np.ascontiguousarray(v).view(np.float32).astype(np.float64) for v in given]
+        with np.errstate(all="ignore"):
+            return np.asarray(fn(*parts)).astype(np.float32).view(np.uint32)
+
+    return run
+
+
+def _flushed(fn: Callable[..., Any]) -> Callable[..., Array]:
+    """The same without subnormal numbers, which become 0."""
+    whole = _single(fn)
+
+    def flush(a: Array) -> Array:
+        return np.where((a >> 23 & 0xFF) == 0, a & np.uint32(1 << 31), a)
+
+    return lambda *given: flush(whole(*map(flush, given)))
+
+
 _TABLE: dict[str, Callable[..., Array]] = {
     "mov.b32": lambda a: a,
     "mad.lo.u32": lambda a, b, c: a * b + c,
@@ -46,13 +67,18 @@ _TABLE: dict[str, Callable[..., Array]] = {
     **{f"sub.rn.{kind}": _halves(np.subtract, kind) for kind in _HALVES},
     **{f"mul.rn.{kind}": _halves(np.multiply, kind) for kind in _HALVES},
     **{f"fma.rn.{kind}": _halves(lambda a, b, c: a * b + c, kind) for kind in _HALVES},
+    "mul.f32": _single(np.multiply),
+    "add.f32": _single(np.add),
+    "ex2.approx.ftz.f32": _flushed(np.exp2),
+    "rcp.approx.ftz.f32": _flushed(lambda a: 1 / a),
     "max.u16x2": lambda a, b: np.maximum(a.view(np.uint16), b.view(np.uint16)).view(np.uint32),
 }
 
 
 def elementwise(text: str, constraints: str, args: Sequence[Array], dtype: np.dtype[Any], pack: int) -> Array:
     """What Triton's inline assembly gives for whole arrays: a number of 32 bits each, or two neighbours in halves."""
-    if constraints != ",".join(["=r", *["r"] * pack * len(args)]) or dtype.itemsize * pack != 4:
+    kind = "f" if dtype == np.float32 else "r"
+    if constraints != ",".join([f"={kind}", *[kind] * pack * len(args)]) or dtype.itemsize * pack != 4:
         raise NotImplementedError(f"{constraints} for {pack} results of {dtype} at once")
     whole = np.broadcast_arrays(*args)
     # The registers of neighbours follow each other.
@@ -61,17 +87,27 @@ def elementwise(text: str, constraints: str, args: Sequence[Array], dtype: np.dt
     return np.ascontiguousarray(found).view(dtype).reshape(whole[0].shape)
 
 
+def _bits(a: Array) -> Array:
+    a = np.ascontiguousarray(a)
+    return a.view(np.uint32) if a.dtype == np.float32 else a.astype(np.uint32)
+
+
+def _number(word: str) -> int:
+    """A literal: 0f and eight digits are the bits of a float32."""
+    return int(word.replace("0f", "0x", 1), 0)
+
+
 def run(text: str, given: Mapping[str, Any]) -> Array:
     """What $0 is after the instructions. given: registers by name, as arrays of one shape, of which 32 bits count."""
     arrays = np.broadcast_arrays(*given.values())
-    known = {name: np.ascontiguousarray(a).astype(np.uint32) for name, a in zip(given, arrays, strict=True)}
+    known = {name: _bits(a) for name, a in zip(given, arrays, strict=True)}
     shape = arrays[0].shape
     for part in text.strip().strip("{}").split(";"):
         name, _, rest = part.strip().partition(" ")
         if not name or name == ".reg":
             continue
         to, *operands = (word.strip() for word in rest.split(","))
-        values = [known[w] if w in known else np.full(shape, int(w, 0), np.uint32) for w in operands]
+        values = [known[w] if w in known else np.full(shape, _number(w), np.uint32) for w in operands]
         if name == "lop3.b32":
             values[-1] = np.uint32(int(operands[-1], 0))  # type: ignore[assignment]
         with np.errstate(over="ignore"):
