@@ -1,7 +1,7 @@
 """Writes the generated tables of README.md and docs: `python docs/generate_tables.py`.
 
-They are made from recipes, ops, and what the tests of peers recorded. Text between `<!-- begin NAME -->` and
-`<!-- end NAME -->` is generated; tests/test_readme.py fails where it is stale.
+They are made from recipes, ops, and what the tests of peers and the conformance kit recorded. Text between
+`<!-- begin NAME -->` and `<!-- end NAME -->` is generated; tests/test_readme.py fails where it is stale.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from breccia.recipes import Block, Recipe, all_recipes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from breccia.testing import Table
 
 ROOT = Path(__file__).parents[1]
 _COUNT = re.compile(r"(\d+) of (\d+) ([a-z ]+)")
@@ -128,6 +130,58 @@ def bit_exact_table() -> str:
     return _markdown(rows)
 
 
+TABLES_OF_TARGETS = ROOT / "tests" / "golden" / "test_conformance_tables"
+"""What `breccia conform TARGET --output FILE` saved: a file for each target that was held to its claims."""
+
+
+def conformance_table() -> str:
+    """One row for each target that was held to its claims, with counts; then those that never were."""
+    head = ("target", "ran on", "claimed cells", "ran", "programs", "equal", "close", "failed", "did not run, and why")
+    rows: list[tuple[str, ...]] = [head, ("---",) * len(head)]
+    found = saved_tables()
+    for table in found:
+        why = "<br>".join(f"{n} {reason}" for reason, n in table.reasons().items())
+        counts = [len(table.rows), *(len(table.having(name)) for name in ("equal", "close", "FAILED"))]
+        cells = (str(table.claimed), str(table.ran), *map(str, counts))
+        rows.append((f"`{table.target}`", table.place, *cells, why or "none"))
+    tried = {table.target for table in found}
+    never: dict[str, list[str]] = {}
+    for name in target_names():
+        if name not in tried:
+            never.setdefault(name.partition(":")[0], []).append(name)
+    rows += [(" ".join(f"`{n}`" for n in names), "not run", *("",) * (len(head) - 2)) for names in never.values()]
+    return _markdown(rows)
+
+
+def support_table() -> str:
+    """One row for each named recipe, one column for each table: the programs of which every claim ran and held."""
+    found = saved_tables()
+    rows = [("recipe", *(f"`{table.target}`" for table in found)), ("---",) * (1 + len(found))]
+    rows += [(f"`{name}`", *(_support(table, name) for table in found)) for name in all_recipes()]
+    return _markdown(rows)
+
+
+def _support(table: Table, recipe: str) -> str:
+    mine = [row for row in table.rows if row.program.recipe == recipe]
+    lacking = {row.program.name for row in mine if row.outcome not in ("equal", "close")}
+    held = [name for name in dict.fromkeys(row.program.name for row in mine) if name not in lacking]
+    return ("none" if mine else "not run") if not held else ", ".join(held) if lacking else "all"
+
+
+def saved_tables() -> list[Table]:
+    """The saved tables, by the names of their targets."""
+    from breccia.testing import load_table
+
+    return sorted(map(load_table, TABLES_OF_TARGETS.glob("*.json")), key=lambda table: table.target)
+
+
+def target_names() -> list[str]:
+    """Every target and architecture of this package, whatever else is installed."""
+    from breccia.target import built_in, names
+
+    return [name for name in names() if name.partition(":")[0] in built_in()]
+
+
 def _kept(file: Path) -> dict[str, str]:
     text = file.read_text(encoding="utf-8") if file.exists() else ""
     return dict(line.split(": ", 1) for line in text.splitlines())
@@ -143,8 +197,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "ops": op_table,
     "peers": peer_table,
     "bit_exact": bit_exact_table,
+    "conformance": conformance_table,
+    "support": support_table,
 }
-FILES = (ROOT / "README.md", *(ROOT / "docs" / name for name in ("recipes.md", "ir.md", "peers.md", "bit-exact.md")))
+PAGES = ("recipes.md", "ir.md", "peers.md", "bit-exact.md", "targets.md")
+FILES = (ROOT / "README.md", *(ROOT / "docs" / name for name in PAGES))
 
 
 def with_tables(text: str) -> str:
