@@ -182,6 +182,42 @@ def target_names() -> list[str]:
     return [name for name in names() if name.partition(":")[0] in built_in()]
 
 
+PLUGIN = ROOT / "examples" / "target_plugin"
+"""The package that docs/adding-a-target.md walks through; tests/test_plugin.py runs it."""
+
+
+def _file_of_plugin(name: str, language: str) -> Callable[[], str]:
+    """A whole file as a code block, under its name."""
+
+    def block() -> str:
+        text = (PLUGIN / name).read_text(encoding="utf-8").rstrip()
+        return f"`{(PLUGIN / name).relative_to(ROOT).as_posix()}`:\n\n```{language}\n{text}\n```"
+
+    return block
+
+
+def kernel_of_plugin() -> str:
+    """What the package prints for rows times a weight in MXFP4: the kernel, without its tables."""
+    import sys
+
+    from breccia import recipes
+    from breccia.ir.dialect import parse_module
+    from breccia.testing.claims import programs
+    from breccia.testing.conformance import lower
+
+    sys.path.insert(0, str(PLUGIN))
+    try:
+        from breccia_opencl import TARGET  # pyright: ignore[reportMissingImports]
+
+        chosen = programs(TARGET.capabilities, {"mxfp4": recipes.find("mxfp4")}, [(5, 160, 24)])
+        program = next(p for p in chosen if (p.name, p.placement) == ("weight", "operand"))
+        text = TARGET.emit(lower(parse_module(program.text), TARGET, program.placement)[0])
+    finally:
+        sys.path.remove(str(PLUGIN))
+    kernel = text[text.index("// gemm_0") : text.index('\n""")')]
+    return f"```c\n{kernel}\n```"
+
+
 def _kept(file: Path) -> dict[str, str]:
     text = file.read_text(encoding="utf-8") if file.exists() else ""
     return dict(line.split(": ", 1) for line in text.splitlines())
@@ -199,8 +235,15 @@ TABLES: dict[str, Callable[[], str]] = {
     "bit_exact": bit_exact_table,
     "conformance": conformance_table,
     "support": support_table,
+    "plugin_project": _file_of_plugin("pyproject.toml", "toml"),
+    "plugin_target": _file_of_plugin("breccia_opencl/__init__.py", "py"),
+    "plugin_schedule": _file_of_plugin("breccia_opencl/schedule.py", "py"),
+    "plugin_emit": _file_of_plugin("breccia_opencl/emit.py", "py"),
+    "plugin_prelude": _file_of_plugin("breccia_opencl/prelude.cl", "c"),
+    "plugin_launch": _file_of_plugin("breccia_opencl/launch.py", "py"),
+    "plugin_kernel": kernel_of_plugin,
 }
-PAGES = ("recipes.md", "ir.md", "peers.md", "bit-exact.md", "targets.md")
+PAGES = ("recipes.md", "ir.md", "peers.md", "bit-exact.md", "targets.md", "adding-a-target.md")
 FILES = (ROOT / "README.md", *(ROOT / "docs" / name for name in PAGES))
 
 
