@@ -92,7 +92,9 @@ def _select(k: Body, _op: Operation, args: Sequence[SSAValue], index: Index) -> 
 
 def _mask(k: Body, op: Operation, args: Sequence[SSAValue], index: Index) -> str:
     inside = f"{index[prop(op, 'axis')]} < {k.size(prop(op, 'valid')[0])}"
-    return f"({inside} ? {k.at(args[0], index)} : {number(float(prop(op, 'value')))})"
+    value = float(prop(op, "value"))
+    outside = number(value) if is_float(tensor_type(args[0].type).dtype) else str(int(value))
+    return f"({inside} ? {k.at(args[0], index)} : {outside})"
 
 
 def _unpack(k: Body, op: Operation, args: Sequence[SSAValue], index: Index) -> str:
