@@ -37,12 +37,17 @@ GROUP = "breccia.targets"
 Rows = Callable[[], "Sequence[Capabilities]"]
 Emit = Callable[["ModuleOp"], str]
 Launch = Callable[..., Callable[..., Any]]
+Missing = Callable[[str], str]
 Entries = dict[str, int | str]
 """A schedule: what `#breccia.schedule<..>` says, by name."""
 
 
 class PluginWarning(UserWarning):
     """A target from another package cannot be used; it is skipped, and the others work."""
+
+
+def _nothing(_arch: str) -> str:
+    return ""
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,8 @@ class Target:
     arch: str = ""
     tuning: Tuning | None = None
     """None where every kernel has its default schedule."""
+    missing: Missing = _nothing
+    """(architecture, or empty) to what this machine lacks to run emitted code, such as "no GPU"; empty where it can."""
 
     @property
     def full_name(self) -> str:
@@ -122,6 +129,11 @@ class Target:
     def emits(self) -> bool:
         """False for a target that this version only lowers and interprets for."""
         return self.emitter is not None
+
+    @property
+    def unavailable(self) -> str:
+        """Why its code cannot run on this machine; empty where it can. A missing library is a reason, not an error."""
+        return self.missing(self.arch) if self.emits else "this version of breccia does not emit code for it"
 
     def emit(self, module: ModuleOp) -> str:
         """Source text of a module in tiled form: one function for each function of the module, with its name.
@@ -149,6 +161,25 @@ class Target:
             f"this version of breccia lowers and interprets for {self.full_name}, but does not emit code for it; "
             f"read its IR with `breccia-opt --target {self.full_name} -p default --interpret`, or compile for numpy"
         )
+
+
+def not_installed(*modules: str) -> str:
+    """For the hook `missing`: the first of these modules that is not installed, as a reason; empty where all are.
+
+    >>> not_installed("numpy"), not_installed("numpy", "no_such_module")
+    ('', 'no_such_module is not installed')
+    """
+    lacking = (name for name in modules if importlib.util.find_spec(name) is None)
+    return next((f"{name} is not installed" for name in lacking), "")
+
+
+def provider(family: str) -> str:
+    """Where the target called `family` comes from: `breccia`, or the name of another package.
+
+    >>> provider("numpy")
+    'breccia'
+    """
+    return "breccia" if family in built_in() else ", ".join(_distribution(p) for p in _plugins() if p.name == family)
 
 
 def built_in() -> tuple[str, ...]:

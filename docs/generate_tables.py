@@ -1,7 +1,7 @@
 """Writes the generated tables of README.md and docs: `python docs/generate_tables.py`.
 
-They are made from recipes, ops, and what the tests of peers recorded. Text between `<!-- begin NAME -->` and
-`<!-- end NAME -->` is generated; tests/test_readme.py fails where it is stale.
+They are made from recipes, ops, and what the tests of peers and the conformance kit recorded. Text between
+`<!-- begin NAME -->` and `<!-- end NAME -->` is generated; tests/test_readme.py fails where it is stale.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from breccia.recipes import Block, Recipe, all_recipes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from breccia.testing import Table
 
 ROOT = Path(__file__).parents[1]
 _COUNT = re.compile(r"(\d+) of (\d+) ([a-z ]+)")
@@ -128,6 +130,105 @@ def bit_exact_table() -> str:
     return _markdown(rows)
 
 
+TABLES_OF_TARGETS = ROOT / "tests" / "golden" / "test_conformance_tables"
+"""What `breccia conform TARGET --output FILE` saved: a file for each target that was held to its claims."""
+
+
+def conformance_table() -> str:
+    """One row for each target that was held to its claims, with counts; then those that never were."""
+    head = (
+        "target",
+        "ran on",
+        "claimed cells",
+        "ran",
+        "programs",
+        "equal",
+        "close",
+        "failed",
+        "programs that did not run",
+    )
+    rows: list[tuple[str, ...]] = [head, ("---",) * len(head)]
+    found = saved_tables()
+    for table in found:
+        idle = [(len(table.having(kind)), kind) for kind in ("refused", "not run") if table.having(kind)]
+        why = "<br>".join(f"{n} {kind}, such as: {table.having(kind)[0].detail}" for n, kind in idle)
+        counts = [len(table.rows), *(len(table.having(name)) for name in ("equal", "close", "FAILED"))]
+        cells = (str(table.claimed), str(table.ran), *map(str, counts))
+        rows.append((f"`{table.target}`", table.place, *cells, why or "none"))
+    tried = {table.target for table in found}
+    never: dict[str, list[str]] = {}
+    for name in target_names():
+        if name not in tried:
+            never.setdefault(name.partition(":")[0], []).append(name)
+    rows += [(" ".join(f"`{n}`" for n in names), "not run", *("",) * (len(head) - 2)) for names in never.values()]
+    return _markdown(rows)
+
+
+def support_table() -> str:
+    """One row for each named recipe, one column for each table: the programs of which every claim ran and held."""
+    found = saved_tables()
+    rows = [("recipe", *(f"`{table.target}`" for table in found)), ("---",) * (1 + len(found))]
+    rows += [(f"`{name}`", *(_support(table, name) for table in found)) for name in all_recipes()]
+    return _markdown(rows)
+
+
+def _support(table: Table, recipe: str) -> str:
+    mine = [row for row in table.rows if row.program.recipe == recipe]
+    lacking = {row.program.name for row in mine if row.outcome not in ("equal", "close")}
+    held = [name for name in dict.fromkeys(row.program.name for row in mine) if name not in lacking]
+    return ("none" if mine else "not run") if not held else ", ".join(held) if lacking else "all"
+
+
+def saved_tables() -> list[Table]:
+    """The saved tables, by the names of their targets."""
+    from breccia.testing import load_table
+
+    return sorted(map(load_table, TABLES_OF_TARGETS.glob("*.json")), key=lambda table: table.target)
+
+
+def target_names() -> list[str]:
+    """Every target and architecture of this package, whatever else is installed."""
+    from breccia.target import built_in, names
+
+    return [name for name in names() if name.partition(":")[0] in built_in()]
+
+
+PLUGIN = ROOT / "examples" / "target_plugin"
+"""The package that docs/adding-a-target.md walks through; tests/test_plugin.py runs it."""
+
+
+def _file_of_plugin(name: str, language: str) -> Callable[[], str]:
+    """A whole file as a code block, under its name."""
+
+    def block() -> str:
+        text = (PLUGIN / name).read_text(encoding="utf-8").rstrip()
+        return f"`{(PLUGIN / name).relative_to(ROOT).as_posix()}`:\n\n```{language}\n{text}\n```"
+
+    return block
+
+
+def kernel_of_plugin() -> str:
+    """What the package prints for rows times a weight in MXFP4: the kernel, without its tables."""
+    import sys
+
+    from breccia import recipes
+    from breccia.ir.dialect import parse_module
+    from breccia.testing.claims import programs
+    from breccia.testing.conformance import lower
+
+    sys.path.insert(0, str(PLUGIN))
+    try:
+        from breccia_opencl import TARGET  # pyright: ignore[reportMissingImports]
+
+        chosen = programs(TARGET.capabilities, {"mxfp4": recipes.find("mxfp4")}, [(5, 160, 24)])
+        program = next(p for p in chosen if (p.name, p.placement) == ("weight", "operand"))
+        text = TARGET.emit(lower(parse_module(program.text), TARGET, program.placement)[0])
+    finally:
+        sys.path.remove(str(PLUGIN))
+    kernel = text[text.index("// gemm_0") : text.index('\n""")')]
+    return f"```c\n{kernel}\n```"
+
+
 def _kept(file: Path) -> dict[str, str]:
     text = file.read_text(encoding="utf-8") if file.exists() else ""
     return dict(line.split(": ", 1) for line in text.splitlines())
@@ -143,8 +244,18 @@ TABLES: dict[str, Callable[[], str]] = {
     "ops": op_table,
     "peers": peer_table,
     "bit_exact": bit_exact_table,
+    "conformance": conformance_table,
+    "support": support_table,
+    "plugin_project": _file_of_plugin("pyproject.toml", "toml"),
+    "plugin_target": _file_of_plugin("breccia_opencl/__init__.py", "py"),
+    "plugin_schedule": _file_of_plugin("breccia_opencl/schedule.py", "py"),
+    "plugin_emit": _file_of_plugin("breccia_opencl/emit.py", "py"),
+    "plugin_prelude": _file_of_plugin("breccia_opencl/prelude.cl", "c"),
+    "plugin_launch": _file_of_plugin("breccia_opencl/launch.py", "py"),
+    "plugin_kernel": kernel_of_plugin,
 }
-FILES = (ROOT / "README.md", *(ROOT / "docs" / name for name in ("recipes.md", "ir.md", "peers.md", "bit-exact.md")))
+PAGES = ("recipes.md", "ir.md", "peers.md", "bit-exact.md", "targets.md", "adding-a-target.md")
+FILES = (ROOT / "README.md", *(ROOT / "docs" / name for name in PAGES))
 
 
 def with_tables(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from breccia.errors import PluginError, UnsupportedError
 from breccia.ir.capabilities import CapabilitiesAttr, Mma, ScaledMma, set_target
 from breccia.ir.dialect import parse_module
 from breccia.ir.printer import print_module
-from breccia.target import ABI, PluginWarning, Target, built_in, find, names
+from breccia.target import ABI, PluginWarning, Target, built_in, find, names, provider
 
 EMPTY = "func.func @f() { func.return }"
 GOOD = """
@@ -202,3 +203,27 @@ def test_a_plugin_cannot_take_the_name_of_a_built_in_target(packages: Path) -> N
 def test_a_missing_row_is_named() -> None:
     with pytest.raises(PluginError, match="no row of capabilities named 'bare'"):
         _ = Target("bare", "1", tuple).capabilities
+
+
+# -- whether code can run here -----------------------------------------------------------------------------------------
+
+
+def test_numpy_runs_everywhere_and_what_is_not_emitted_nowhere() -> None:
+    assert find("numpy").unavailable == ""
+    assert "does not emit" in find("metal").unavailable
+
+
+def test_the_hook_is_asked_for_the_architecture() -> None:
+    target = replace(find("numpy"), arch="a1", missing=lambda arch: f"no {arch} here")
+    assert target.unavailable == "no a1 here"
+
+
+@pytest.mark.parametrize("module", ["torch", "triton"])
+def test_a_library_that_is_not_installed_is_a_reason(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    assert find("triton:sm_90").unavailable == f"{module} is not installed"
+
+
+def test_who_provides_a_target(packages: Path) -> None:
+    announce(packages, "mine", GOOD.format(name="mine"))
+    assert (provider("numpy"), provider("mine"), provider("nobody")) == ("breccia", "breccia-mine", "")

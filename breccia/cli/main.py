@@ -93,3 +93,48 @@ def tune(
         raise typer.Exit(130)
     if result.failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def targets(
+    names: Annotated[list[str] | None, typer.Argument(help="Show all capabilities of these targets.")] = None,
+) -> None:
+    """List the targets of breccia and of other packages: whether each can run here, and what it can do."""
+    from rich.console import Console
+
+    from breccia.cli.targets import run
+    from breccia.errors import BrecciaError
+
+    try:
+        run(names or [], Console())
+    except BrecciaError as error:
+        typer.echo(f"breccia targets: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+@app.command()
+def conform(
+    target: Annotated[str, typer.Argument(help="A target, such as numpy or triton:sm_90; see `breccia targets`.")],
+    recipe: Annotated[list[str] | None, typer.Option(help="Only this recipe; may be given more than once.")] = None,
+    shape: Annotated[list[str] | None, typer.Option(help="M, K and N of a product.", metavar="5x160x24")] = None,
+    epilogue: Annotated[list[str] | None, typer.Option(help="none, bias or quantize; all by default.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Save the table as JSON.", metavar="FILE")] = None,
+    device: Annotated[str | None, typer.Option(help="Where the array library puts arrays, such as cuda.")] = None,
+    place: Annotated[str, typer.Option(help="What programs run on, in words, for the table.")] = "",
+    seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
+    rows: Annotated[bool, typer.Option("--rows", help="Print every row, not counts and failures alone.")] = False,
+) -> None:
+    """Hold a target to what its capabilities claim: run the conformance kit; exit code 1 unless it passed."""
+    from rich.console import Console
+
+    from breccia.cli.conform import Options, run
+    from breccia.errors import BrecciaError
+
+    given = (tuple(recipe or ()), tuple(shape or ()), tuple(epilogue or ()))
+    try:
+        table = run(Options(target, *given, output, device, place, seed, rows), Console())
+    except BrecciaError as error:
+        typer.echo(f"breccia conform: {error}", err=True)
+        raise typer.Exit(2) from None
+    if not table.passed:
+        raise typer.Exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from xdsl.ir import Attribute, Operation, SSAValue
 
@@ -53,6 +54,12 @@ def origin(op: Operation, name: str) -> str:
     parts = [f"%{h}" for h in hints if h != name and h not in name.split(", ")]
     where = show_location(op).replace("\\", "/").rpartition("/")[2]
     return comment(" ".join([*parts, *([where] if where else [])]))
+
+
+def prop(op: Operation, name: str) -> Any:
+    """The data of a property, None where it is absent."""
+    found = op.properties.get(name)
+    return getattr(found, "data", found)
 
 
 def tensor_type(type_: Attribute) -> TensorType:

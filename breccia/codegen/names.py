@@ -76,7 +76,7 @@ class Names:
         return name
 
 
-_OPERATORS = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "floordiv": ("//", 2)}
+_OPERATORS = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "floordiv": (None, 2)}
 
 
 def python_ceildiv(a: str, b: str) -> str:
@@ -90,16 +90,18 @@ def size_text(
     table: Callable[[int, str], str] | None = None,
     strength: int = 0,
     ceildiv: Callable[[str, str], str] = python_ceildiv,
+    floordiv: str = "//",
 ) -> str:
     """A size as an expression. `names` spells symbols and grid dimensions; `table` the entry of an operand, by the
-    operand's number and the entry's index; `ceildiv` a division rounded up, of operands that bind tightly.
+    operand's number and the entry's index; `ceildiv` a division rounded up, of operands that bind tightly; `floordiv`
+    is the operator of one rounded down: `/` in C, since sizes are not negative.
 
     >>> size_text(dims.ceildiv(dims.Sym("M"), 128), {"M": "M"})
     '-(-M // 128)'
     """
 
     def text(d: Dim, strength: int = 0) -> str:
-        return size_text(d, names, table, strength, ceildiv)
+        return size_text(d, names, table, strength, ceildiv, floordiv)
 
     if isinstance(dim, int):
         return str(dim)
@@ -114,7 +116,7 @@ def size_text(
     assert isinstance(dim, dims.Op), "a size is an int, a symbol, a look-up or an operation"
     if dim.kind in _OPERATORS:
         sign, own = _OPERATORS[dim.kind]
-        joined = f"{text(dim.left, own)} {sign} {text(dim.right, own + 1)}"
+        joined = f"{text(dim.left, own)} {sign or floordiv} {text(dim.right, own + 1)}"
         return f"({joined})" if own < strength else joined
     if dim.kind == "ceildiv":
         return ceildiv(text(dim.left, 3), text(dim.right, 3))

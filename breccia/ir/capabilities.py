@@ -101,7 +101,8 @@ class Capabilities:
     """Shared, vector or threadgroup memory of one program; 0 for unlimited."""
 
 
-def _show(value: Any) -> str:
+def show_value(value: Any) -> str:
+    """One field, or one row of a field, as the attribute prints it."""
     if isinstance(value, Mma):
         return f"{value.a} * {value.b} step {value.step}"
     if isinstance(value, ScaledMma):
@@ -111,7 +112,7 @@ def _show(value: Any) -> str:
     if isinstance(value, TileRow):
         return f"{value.skeleton} {value.m} {value.n} {value.k}"
     if isinstance(value, tuple):
-        return "[" + ", ".join(map(_show, value)) + "]"
+        return "[" + ", ".join(map(show_value, value)) + "]"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -173,7 +174,7 @@ class CapabilitiesAttr(Data[Capabilities]):
         for f in fields(Capabilities)[1:]:
             value = getattr(self.data, f.name)
             if value != f.default:
-                printer.print_string(f", {f.name} = {_show(value)}")
+                printer.print_string(f", {f.name} = {show_value(value)}")
         printer.print_string(">")
 
 

@@ -11,10 +11,11 @@ Steps and their order stay, so the result is equal to the bit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from xdsl.dialects.builtin import f32
-from xdsl.ir import Block, Operation, SSAValue
+from xdsl.ir import Operation, SSAValue
 
 from breccia.codegen.lines import tensor_type
 from breccia.formats import Format
@@ -38,11 +39,11 @@ class Chain:
     ops: list[Operation] = field(default_factory=list[Operation])
 
 
-def find_chains(block: Block) -> dict[Operation, Chain]:
-    """The longest chains of a block, by their last op."""
+def find_chains(ops: Sequence[Operation]) -> dict[Operation, Chain]:
+    """The longest chains of a region's ops, by their last op."""
     found: dict[Operation, Chain] = {}
     inner: set[Operation] = set()
-    for op in reversed(list(block.ops)):
+    for op in reversed(ops):
         if op in inner:
             continue
         chain = _match(op)

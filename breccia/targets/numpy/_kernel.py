@@ -6,14 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from xdsl.ir import Block, SSAValue
+from xdsl.ir import SSAValue
 
+from breccia.codegen.kernels import RegionParts, region_of, window_axes
 from breccia.codegen.lines import docstring, kernel_symbols, tensor_type
 from breccia.codegen.names import RESERVED, Names, quoted
 from breccia.errors import UnsupportedError
 from breccia.ir import dims
 from breccia.ir.kernel import KernelOp
-from breccia.ir.ops import YieldOp
 from breccia.ir.tiling import GridDim, Window
 from breccia.targets.numpy._chains import find_chains
 from breccia.targets.numpy._constants import Constants
@@ -55,7 +55,7 @@ class _Kernel:
             self._loop(d)
         self._skip_empty(programs)
         carried = self._carried(steps)
-        values = self._block(self.kernel.finish.block, carried, t.finish_uses)
+        values = self._region(region_of(self.kernel, "finish"), carried)
         if outs is None:
             region.line(f"return {', '.join(region[v] for v in values)}")
             return
@@ -123,23 +123,15 @@ class _Kernel:
     def _cuts(self, value: SSAValue, window: Window) -> list[str]:
         """One slice or index for each axis of the operand."""
         region, cuts = self.region, []
-        single: dict[str, dims.Dim] = {d.name: 0 for d in self.tiles.grid if d.extent == 1}
-        for axis, (block, index) in enumerate(zip(window.block, window.index, strict=True)):
-            index = dims.substitute(index, single)
-            segment = window.segment if window.segment is not None and window.segment.axis == axis else None
-            size = tensor_type(value.type).shape[axis]
-            if block is None:
-                base = dims.add(segment.base, index) if segment else index
-                cuts.append(region.size(base))
-            elif segment is not None:
-                start = dims.add(segment.base, dims.mul(index, block))
-                stop = dims.minimum(dims.add(start, block), segment.limit)
-                cuts.append(f"{region.size(start)}:{region.size(stop)}")
-            elif block == size and index == 0:
+        for axis, size in zip(window_axes(value, window, self.tiles.grid), tensor_type(value.type).shape, strict=True):
+            if axis.block is None:
+                cuts.append(region.size(axis.start))
+            elif (axis.start, axis.block, axis.limit) == (0, size, size):
                 cuts.append(":")
             else:
-                start = dims.mul(index, block)
-                cuts.append(f"{region.size(start)}:{region.size(dims.add(start, block))}")
+                stop = dims.add(axis.start, axis.block)
+                stop = stop if axis.limit == size else dims.minimum(stop, axis.limit)  # slices end with the array
+                cuts.append(f"{region.size(axis.start)}:{region.size(stop)}")
         return cuts
 
     def _skip_empty(self, programs: Sequence[GridDim]) -> None:
@@ -168,44 +160,39 @@ class _Kernel:
         kernel, region = self.kernel, self.region
         if not kernel.init.blocks:
             return []
-        start = self._block(kernel.init.block, [], ())
+        start = self._region(region_of(kernel, "init"), [])
+        step = region_of(kernel, "step")
         if not steps:
-            return self._block(kernel.step.block, start, self.tiles.step_uses)
-        arguments = kernel.step.block.args[: len(start)]
-        names = [region.names.fresh(a.name_hint or "carried") for a in arguments]
-        for name, value, argument in zip(names, start, arguments, strict=True):
+            return self._region(step, start)
+        names = [region.names.fresh(a.name_hint or "carried") for a in step.carried]
+        for name, value, argument in zip(names, start, step.carried, strict=True):
             region.line(f"{name} = {region.loose(value)}")
             region.name(argument, name)
             region.elastic.add(argument)
         for d in steps:
             self._loop(d)
-        values = self._block(kernel.step.block, None, self.tiles.step_uses)
+        values = self._region(step, None)
         region.line(f"{', '.join(names)} = {', '.join(region.loose(v) for v in values)}")
         region.indent(-len(steps))
-        return list(arguments)
+        return list(step.carried)
 
-    def _block(self, block: Block, carried: Sequence[SSAValue] | None, uses: Sequence[int]) -> list[SSAValue]:
+    def _region(self, parts: RegionParts, carried: Sequence[SSAValue] | None) -> list[SSAValue]:
         """Write a region; `carried` are the values of its first arguments, None where they are bound already. Its
         yields.
         """
         region = self.region
-        count = len(block.args) - len(uses)
-        for argument, value in zip(block.args, carried or (), strict=False):
+        for argument, value in zip(parts.carried, carried or (), strict=False):
             region.alias(argument, value)
-        for argument, i in zip(block.args[count:], uses, strict=True):
+        for argument, i in parts.fetched:
             self._fetch(argument, i)
-        chains = find_chains(block)
+        chains = find_chains(parts.ops)
         inner = {op for last, chain in chains.items() for op in chain.ops if op is not last}
-        for op in block.ops:
-            if op in inner:
-                continue
-            if isinstance(op, YieldOp):
-                return list(op.args)
+        for op in parts.ops:
             if op in chains:
                 write_chain(region, op, chains[op])
-            else:
+            elif op not in inner:
                 write(region, op)
-        raise UnsupportedError(f"numpy: a region of kernel {self.kernel.kernel_name} ends without a yield")
+        return list(parts.yields)
 
     def _fetch(self, argument: SSAValue, i: int) -> None:
         """Bind a region's argument to its window."""

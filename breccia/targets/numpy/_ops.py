@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from xdsl.ir import Operation, SSAValue
 
-from breccia.codegen.lines import origin, tensor_type
+from breccia.codegen.lines import origin, prop, tensor_type
 from breccia.codegen.names import comment, quoted
 from breccia.errors import UnsupportedError
 from breccia.ir.rewriting import show_location
@@ -28,12 +27,6 @@ _OPERATORS = {
 _CALLS = {"max": "maximum", "min": "minimum", "and": "logical_and", "or": "logical_or", "pow": "power"}
 _IN_PLACE = ("add", "sub", "mul", "div")
 _SWAPPABLE = ("add", "mul")
-
-
-def prop(op: Operation, name: str) -> Any:
-    """The data of a property, None where it is absent."""
-    found = op.properties.get(name)
-    return getattr(found, "data", found)
 
 
 def arguments(op: Operation) -> tuple[SSAValue, ...]:

@@ -23,13 +23,14 @@ from __future__ import annotations
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import FuncOp, ReturnOp
+from xdsl.ir import SSAValue
 
-from breccia.codegen.lines import docstring, solve
-from breccia.codegen.names import RESERVED, Names, check_entries, comment, entry_name
+from breccia.codegen.host import place_of, symbol_texts
+from breccia.codegen.lines import docstring
+from breccia.codegen.names import RESERVED, Names, check_entries, entry_name
 from breccia.ir import dims
 from breccia.ir.kernel import KernelOp
-from breccia.ir.rewriting import functions, show_location
-from breccia.ir.types import TensorType
+from breccia.ir.rewriting import functions
 from breccia.targets.numpy._constants import Constants
 from breccia.targets.numpy._kernel import kernel_function
 from breccia.targets.numpy._ops import write
@@ -61,8 +62,10 @@ class _Function:
     def texts(self) -> list[str]:
         """Source of the kernels, and of the function last."""
         f, region = self.function, self.region
-        arguments = [region.bind(a, a.name_hint or f"arg{i}") for i, a in enumerate(f.args)]
-        sizes = self._symbols()
+        arguments: dict[SSAValue, str] = {a: region.bind(a, a.name_hint or f"arg{i}") for i, a in enumerate(f.args)}
+        sizes = symbol_texts(arguments)
+        for symbol in sizes:
+            region.sizes.symbol(symbol, region.names.fresh(symbol))
         kernels: list[str] = []
         for op in f.body.block.ops:
             if isinstance(op, KernelOp):
@@ -72,23 +75,9 @@ class _Function:
             else:
                 write(region, op)
         region.insert([f"{region.sizes[s]} = {text}" for s, text in sizes.items() if s in region.sizes.used])
-        where = show_location(f).replace("\\", "/").rpartition("/")[2]
-        doc = docstring(f.sym_name.data, f.args, list(f.function_type.outputs), where)
-        given = ", ".join([*arguments, "*, xp=np, rt=runtime"])
+        doc = docstring(f.sym_name.data, f.args, list(f.function_type.outputs), place_of(f))
+        given = ", ".join([*arguments.values(), "*, xp=np, rt=runtime"])
         return [*kernels, f"@runtime.quiet\ndef {entry_name(f.sym_name.data)}({given}):\n{doc}{region.text()}"]
-
-    def _symbols(self) -> dict[str, str]:
-        """Every symbol of the arguments' types, and how to find it from their shapes; plain ones first."""
-        region, found = self.region, dict[str, str]()
-        axes = [
-            (d, a, i) for a in self.function.args if isinstance(a.type, TensorType) for i, d in enumerate(a.type.shape)
-        ]
-        for dim, value, axis in sorted(axes, key=lambda entry: not isinstance(entry[0], dims.Sym)):
-            solved = solve(dim, f"{region[value]}.shape[{axis}]")
-            if solved is not None and solved[0] not in found:
-                found[solved[0]] = solved[1]
-                region.sizes.symbol(solved[0], region.names.fresh(solved[0]))
-        return found
 
     def _call(self, op: KernelOp) -> str:
         """Write the call of a kernel's function; that function's source."""
@@ -98,6 +87,5 @@ class _Function:
         sizes = [region.size(dims.Sym(s)) for s in symbols]
         arguments = ", ".join(["xp", "rt", *(region[a] for a in op.args), *sizes])
         outs = [region.bind(o, o.name_hint or "out") for o in op.outs]
-        where = show_location(op).replace("\\", "/").rpartition("/")[2]
-        region.line(f"{', '.join(outs)} = {name}({arguments})", comment(where))
+        region.line(f"{', '.join(outs)} = {name}({arguments})", place_of(op))
         return source

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from breccia._version import __version__
-from breccia.target import Target
+from breccia.target import Target, not_installed
 from breccia.targets.triton.tuning import TUNING
 
 if TYPE_CHECKING:
@@ -33,10 +33,19 @@ def _launch(source: str, entry: str, library: str = "torch") -> Callable[..., An
     return launch(source, entry, library)
 
 
+def _missing(arch: str) -> str:
+    lacking = not_installed("torch", "triton")
+    if lacking:
+        return lacking
+    from breccia.targets.triton.timing import missing
+
+    return missing(arch)
+
+
 ARCHITECTURES = (
     "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_103", "sm_120", "gfx942", "gfx950", "gfx1201",
 )  # fmt: skip
 TARGET = Target(
     "triton", __version__, _rows, ARCHITECTURES, emitter=_emit, launcher=_launch, arrays=("torch",), gradients=False,
-    tuning=TUNING,
+    tuning=TUNING, missing=_missing,
 )  # fmt: skip

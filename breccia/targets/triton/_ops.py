@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from xdsl.ir import Operation, SSAValue
 
 from breccia import formats, numerics
-from breccia.codegen.lines import origin, tensor_type
+from breccia.codegen.lines import origin, prop, tensor_type
 from breccia.codegen.names import comment
 from breccia.errors import UnsupportedError
 from breccia.formats import Format
@@ -27,12 +26,6 @@ _OPERATORS = {
 }  # fmt: skip
 NARROW = ("bf16", "f16")
 """Dtypes that are computed with in f32 and rounded once for each op."""
-
-
-def prop(op: Operation, name: str) -> Any:
-    """The data of a property, None where it is absent."""
-    found = op.properties.get(name)
-    return getattr(found, "data", found)
 
 
 def write(region: Region, op: Operation) -> None:

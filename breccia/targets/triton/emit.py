@@ -26,19 +26,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.dialects.func import FuncOp, ReturnOp
+from xdsl.dialects.func import FuncOp
 from xdsl.ir import Operation, SSAValue
 
-from breccia.codegen.lines import Sizes, docstring, origin, solve, tensor_type
-from breccia.codegen.names import RESERVED, Names, check_entries, comment, entry_name, size_text
+from breccia.codegen.host import HostFunction, host_dtype, place_of
+from breccia.codegen.lines import docstring, tensor_type
+from breccia.codegen.names import RESERVED, Names, check_entries, entry_name, size_text
 from breccia.errors import UnsupportedError
 from breccia.ir import dims
 from breccia.ir.capabilities import Capabilities, target_of
-from breccia.ir.dims import Dim
 from breccia.ir.kernel import KernelOp
-from breccia.ir.rewriting import functions, show_location
+from breccia.ir.rewriting import functions
 from breccia.ir.types import TensorType
 from breccia.targets.triton._casts import Library
 from breccia.targets.triton._gluon import HEADER as GLUON
@@ -85,85 +86,53 @@ def emit(module: ModuleOp) -> str:
     return HEADER.format(*(GLUON if "@gluon.jit" in body else ("", ""))) + body
 
 
-class _Host:
+class _Host(HostFunction):
     """Writes the function that launches kernels. `number` tells kernels of different functions apart."""
 
+    target = "triton"
+    VIEWS: ClassVar = {
+        **HostFunction.VIEWS,
+        "transpose": "{x}.permute({order})",
+        "broadcast": "{x}.expand({shape})",
+        "concat": "rt.concat(({all},), {axis})",
+    }
+
     def __init__(self, function: FuncOp, library: Library, capabilities: Capabilities, number: int) -> None:
-        self.function, self.library, self.capabilities = function, library, capabilities
-        self.names, self.sizes = Names(RESERVED | GLUON_NAMES), Sizes()
-        self.texts: dict[SSAValue, str] = {}
+        super().__init__(function, RESERVED | GLUON_NAMES)
+        self.library, self.capabilities = library, capabilities
         self.kernel_names = Names()
         self.suffix = f"_{number}" if number else ""
         self.kernels: list[str] = []
-        self.lines: list[str] = []
-        self.written: set[Operation] = set()
-        """Kernels that an earlier one has taken along."""
         self.launched = False
         """Whether a kernel has been launched before the next one."""
 
-    def text(self) -> str:
-        """Source of the function; `kernels` holds that of its kernels then."""
-        f = self.function
-        arguments = [self._bind(a, a.name_hint or f"arg{i}") for i, a in enumerate(f.args)]
-        symbols = self._symbols()
-        ops = list(f.body.block.ops)
+    def ops(self, ops: Sequence[Operation]) -> None:
+        """Write calls and views; two kernels that may share a launch, as one."""
+        written: set[Operation] = set()
         for op, following in zip(ops, [*ops[1:], None], strict=True):
-            if op in self.written:
+            if op in written:
                 continue
             if isinstance(op, KernelOp) and isinstance(following, KernelOp) and may_share_launch(op, following):
                 self._call_both(op, following)
-                self.written.add(following)
-            elif isinstance(op, KernelOp):
-                self._call(op)
-            elif isinstance(op, ReturnOp):
-                self._line(f"return {', '.join(self.texts[v] for v in op.operands)}".rstrip())
+                written.add(following)
             else:
-                self._view(op)
-        found = [f"    {self.sizes[s]} = {text}" for s, text in symbols.items() if s in self.sizes.used]
-        where = show_location(f).replace("\\", "/").rpartition("/")[2]
-        doc = docstring(f.sym_name.data, f.args, list(f.function_type.outputs), where)
-        body = "\n".join([*found, *self.lines])
-        return f"def {entry_name(f.sym_name.data)}({', '.join(arguments)}):\n{doc}{body}"
+                super().ops([op])
 
-    # -- names and sizes -----------------------------------------------------------------------------------------------
-
-    def _bind(self, value: SSAValue, wanted: str) -> str:
-        self.texts[value] = self.names.fresh(wanted)
-        return self.texts[value]
-
-    def _symbols(self) -> dict[str, str]:
-        """Every symbol of the arguments' types, and how to find it from their shapes; plain ones first."""
-        found: dict[str, str] = {}
-        axes = [(d, a, i) for a in self.function.args for i, d in enumerate(tensor_type(a.type).shape)]
-        for dim, value, axis in sorted(axes, key=lambda entry: not isinstance(entry[0], dims.Sym)):
-            solved = solve(dim, f"{self.texts[value]}.shape[{axis}]")
-            if solved is not None and solved[0] not in found:
-                found[solved[0]] = solved[1]
-                self.sizes.symbol(solved[0], self.names.fresh(solved[0]))
-        return found
-
-    def _size(self, dim: Dim, strength: int = 0) -> str:
-        return size_text(dim, self.sizes, None, strength)
-
-    def _shape(self, shape: tuple[Dim, ...]) -> str:
-        return "(" + ", ".join(map(self._size, shape)) + (",)" if len(shape) == 1 else ")")
-
-    def _line(self, text: str, about: str = "") -> None:
-        self.lines.append(f"    {text}" + (f"  # {about}" if about else ""))
+    def full(self, t: TensorType, number: str) -> str:
+        return f"rt.full({self.shape(t.shape)}, {number}, rt.{host_dtype(t)}, {self.texts[self.function.args[0]]})"
 
     # -- kernels -------------------------------------------------------------------------------------------------------
 
-    def _call(self, op: KernelOp) -> None:
+    def kernel(self, op: KernelOp) -> None:
         name = self.kernel_names.fresh(op.kernel_name) + self.suffix
         text = gluon_text(op, f"_{name}", self.library, self.capabilities)
         text = text or kernel_text(op, f"_{name}", self.library, self.capabilities)
         text = self._following(text, docstring(op.kernel_name, op.args, [o.type for o in op.outs]))
         self.kernels += [text.source, self._launcher(name, text)]
         outs = self._allocate(op, text)
-        sizes = [self._size(dims.Sym(s)) for s in text.symbols]
-        arguments = [self._size(text.programs), *(self.texts[a] for a in op.args), *outs, *sizes]
-        where = show_location(op).replace("\\", "/").rpartition("/")[2]
-        self._line(f"{entry_name(name)}({', '.join(arguments)})", comment(where))
+        sizes = [self.size(dims.Sym(s)) for s in text.symbols]
+        arguments = [self.size(text.programs), *(self.texts[a] for a in op.args), *outs, *sizes]
+        self.line(f"{entry_name(name)}({', '.join(arguments)})", place_of(op))
 
     def _following(self, text: KernelText, doc: str) -> KernelText:
         """The kernel as it follows another one: launched before that has ended, which it waits for at its start."""
@@ -184,11 +153,11 @@ class _Host:
         place = self._place(op)
         outs: list[str] = []
         for out, fill, turned in zip(op.outs, text.fills, text.turned, strict=True):
-            outs.append(self._bind(out, out.name_hint or "out"))
+            outs.append(self.bind(out, out.name_hint or "out"))
             t = tensor_type(out.type)
             made = "columns" if turned else "empty" if fill is None else "full"
             value = "" if fill is None else f"{fill}, "
-            self._line(f"{outs[-1]} = rt.{made}({self._shape(t.shape)}, {value}rt.{host_dtype(t)}, {place})")
+            self.line(f"{outs[-1]} = rt.{made}({self.shape(t.shape)}, {value}rt.{host_dtype(t)}, {place})")
         return outs
 
     def _call_both(self, first: KernelOp, second: KernelOp) -> None:
@@ -205,9 +174,8 @@ class _Host:
         tensors = [
             text for op, made in zip((first, second), outs, strict=True) for text in (*map(self._text, op.args), *made)
         ]
-        sizes = [self._size(dims.Sym(s)) for s in both.symbols]
-        where = show_location(second).replace("\\", "/").rpartition("/")[2]
-        self._line(f"{name}({', '.join([self._size(both.programs), *tensors, *sizes])})", comment(where))
+        sizes = [self.size(dims.Sym(s)) for s in both.symbols]
+        self.line(f"{name}({', '.join([self.size(both.programs), *tensors, *sizes])})", place_of(second))
 
     def _text(self, value: SSAValue) -> str:
         return self.texts[value]
@@ -237,42 +205,6 @@ class _Host:
             f"triton: kernel {op.kernel_name} reads no tensor, so nothing says on which device its results lie; give "
             "the function an array argument"
         )
-
-    # -- views ---------------------------------------------------------------------------------------------------------
-
-    def _view(self, op: Operation) -> None:
-        name = op.name.removeprefix("breccia.")
-        parts = [self.texts[v] for v in op.operands]
-        out = op.results[0]
-        shape = tensor_type(out.type).shape
-        if name == "reshape":
-            text = f"{parts[0]}.reshape({self._shape(shape)})"
-        elif name == "transpose":
-            text = f"{parts[0]}.permute({tuple(op.properties['order'].data)})"  # type: ignore[attr-defined]
-        elif name == "slice":
-            axis = op.properties["axis"].data  # type: ignore[attr-defined]
-            (start,), (stop,) = op.properties["start"].data, op.properties["stop"].data  # type: ignore[attr-defined]
-            cut = f"{self._size(start)}:{self._size(stop)}"
-            text = f"{parts[0]}[{', '.join([':'] * axis + [cut])}]"
-        elif name == "broadcast":
-            text = f"{parts[0]}.expand({self._shape(shape)})"
-        elif name == "concat":
-            text = f"rt.concat(({', '.join(parts)},), {op.properties['axis'].data})"  # type: ignore[attr-defined]
-        elif name == "full":
-            t = tensor_type(out.type)
-            value = float(op.properties["value"].data)  # type: ignore[attr-defined]
-            number = repr(value) if value - value == 0 else f'float("{value}")'
-            text = f"rt.full({self._shape(shape)}, {number}, rt.{host_dtype(t)}, {self.texts[self.function.args[0]]})"
-        else:
-            raise UnsupportedError(f"triton: cannot print {op.name} between kernels")
-        bound = self._bind(out, out.name_hint or "v")
-        self._line(f"{bound} = {text}", origin(op, bound))
-
-
-def host_dtype(t: TensorType) -> str:
-    """The dtype of a result, as `launch` names it; codes of 8 bits and fewer are bytes."""
-    name = str(t.dtype)
-    return name if name in ("f32", "bf16", "f16", "i1", "i32", "i64") else "ui8"
 
 
 def _literal(value: int | str) -> str:

@@ -52,6 +52,18 @@ def usable_device() -> tuple[str, str]:
     return place, device_arch(place)
 
 
+def missing(arch: str) -> str:
+    """What this machine lacks to run kernels for an architecture; empty where it can, in Triton's interpreter too."""
+    from breccia.targets.triton.launch import device_arch
+
+    if triton.knobs.runtime.interpret:
+        return ""
+    if not torch.cuda.is_available():
+        return f"PyTorch {torch.__version__} sees no GPU"
+    found = device_arch("cuda")
+    return "" if found == arch else f"the GPU of this machine is {found}"
+
+
 # -- time --------------------------------------------------------------------------------------------------------------
 
 

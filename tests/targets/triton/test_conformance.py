@@ -18,7 +18,8 @@ pytest.importorskip("triton")
 
 from breccia.recipes import all_recipes  # noqa: E402
 from breccia.targets.triton import ARCHITECTURES  # noqa: E402
-from breccia.testing.conformance import SHAPES, Shape, Table, conform  # noqa: E402
+from breccia.testing import Table, conform  # noqa: E402
+from breccia.testing.claims import SHAPES, Shape  # noqa: E402
 from tests.targets.triton import interpreter  # noqa: E402
 
 if not NATIVE:
