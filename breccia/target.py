@@ -71,6 +71,10 @@ class Tuning:
     """The folder of the tables that come with the target: a file `<device>.json` each."""
 
 
+def _nothing_missing() -> str:
+    return ""
+
+
 @dataclass(frozen=True)
 class Target:
     """One target, and the architecture of it that is meant.
@@ -99,6 +103,10 @@ class Target:
     arch: str = ""
     tuning: Tuning | None = None
     """None where every kernel has its default schedule."""
+    missing: Callable[[], str] = _nothing_missing
+    """Why its kernels cannot run on this machine although its array library does; empty where they can. What is
+    compiled for it then runs as operations of that library, which `explain()` says and `strict=True` makes an error.
+    """
 
     @property
     def full_name(self) -> str:
