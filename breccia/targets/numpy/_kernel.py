@@ -17,13 +17,17 @@ from breccia.ir.ops import YieldOp
 from breccia.ir.tiling import GridDim, Window
 from breccia.targets.numpy._chains import find_chains
 from breccia.targets.numpy._constants import Constants
+from breccia.targets.numpy._native import find_products, write_product
 from breccia.targets.numpy._ops import write, write_chain
 from breccia.targets.numpy._region import Region
 
 
-def kernel_function(kernel: KernelOp, name: str, constants: Constants) -> tuple[str, list[str]]:
-    """(source of the kernel's function, symbols that it takes after its operands)."""
+def kernel_function(
+    kernel: KernelOp, name: str, constants: Constants, *, native: bool = False
+) -> tuple[str, list[str]]:
+    """(source of the kernel's function, symbols that it takes after its operands). native: see `_native`."""
     writer = _Kernel(kernel, constants)
+    writer.region.native = native
     writer.write()
     symbols = sorted(writer.region.sizes.used)
     parameters = ", ".join(["xp", "rt", *writer.operands, *(writer.region.sizes[s] for s in symbols)])
@@ -195,13 +199,17 @@ class _Kernel:
         for argument, i in zip(block.args[count:], uses, strict=True):
             self._fetch(argument, i)
         chains = find_chains(block)
+        products = find_products(block, chains) if region.native else {}
         inner = {op for last, chain in chains.items() for op in chain.ops if op is not last}
+        inner |= {op for product in products.values() for op in product.ops[:-1]}
         for op in block.ops:
             if op in inner:
                 continue
             if isinstance(op, YieldOp):
                 return list(op.args)
-            if op in chains:
+            if op in products:
+                write_product(region, op, products[op])
+            elif op in chains:
                 write_chain(region, op, chains[op])
             else:
                 write(region, op)

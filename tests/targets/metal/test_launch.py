@@ -13,6 +13,7 @@ mx = pytest.importorskip("mlx.core")
 import breccia  # noqa: E402
 from breccia import recipes  # noqa: E402
 from breccia.errors import FormatError, UnsupportedError  # noqa: E402
+from breccia.frontend import compile as compile_module  # noqa: E402
 from breccia.frontend.compile import FallbackWarning  # noqa: E402
 from breccia.ir.interpreter import public_function  # noqa: E402
 from breccia.target import find  # noqa: E402
@@ -121,6 +122,7 @@ def weight(recipe: str, n: int = 64, k: int = 256) -> breccia.ScaledTensor:
 
 @WITHOUT_METAL
 def test_a_compiled_function_runs_as_operations_of_mlx_and_says_so() -> None:
+    compile_module._warn_once.cache_clear()  # other tests may have met it
     f = breccia.compile(product, target="metal:apple")
     x, w = mx.random.normal((5, 256)), weight("mxfp4")
     with pytest.warns(FallbackWarning, match="runs as operations of mlx, since MLX has no Metal device here"):
