@@ -48,7 +48,7 @@ namespace shim {
 
 // -- fibers -----------------------------------------------------------------------------------------------------------
 
-enum Fault { none, out_of_bounds, barrier_not_reached, lanes_apart, overflowing_stack };
+enum Fault { none, out_of_bounds, barrier_not_reached, lanes_apart, overflowing_stack, not_as_declared };
 enum State { ready, at_barrier, at_simd, done };
 constexpr int lanes = 32, most_threads = 256, stack_bytes = 64 << 10;
 constexpr ulong canary = 0x5AFE57ACC0FFEE11ull;
@@ -136,13 +136,18 @@ template <class T> struct buffer {
         return nowhere[0];
     }
 };
-template <class T> struct buffer<const T> {
+template <class T> struct buffer<const T> {  // of rank 0 it is a reference, as MLX hands scalars over
     const T* data;
     int64_t entries;
+    bool scalar;
     T operator[](int64_t i) const {
-        if (i >= 0 && i < entries) return data[i];
-        fault = out_of_bounds;
+        if (i >= 0 && i < entries && !scalar) return data[i];
+        fault = scalar ? not_as_declared : out_of_bounds;
         return T();
+    }
+    operator T() const {
+        if (!scalar) fault = not_as_declared;
+        return data[0];
     }
 };
 

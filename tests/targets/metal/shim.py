@@ -36,6 +36,7 @@ AT_ONCE = 40
 FAULTS = (
     "", "reads or writes outside of a buffer", "some threads end where others wait at a barrier",
     "lanes of a simdgroup wait at different places", "needs a larger stack",
+    "takes a scalar for an array, or an array for a scalar",
 )  # fmt: skip
 DTYPES: dict[str, Any] = {
     "float": np.float32, "bfloat16_t": ml_dtypes.bfloat16, "float16_t": np.float16, "bool": np.bool_,
@@ -112,6 +113,7 @@ class Kernel:
             (ctypes.c_void_p * len(pointers))(*pointers), (ctypes.c_int64 * len(counts))(*counts),
             (ctypes.c_void_p * max(len(given), 1))(*map(ctypes.addressof, ranks)),
             (ctypes.c_void_p * max(len(given), 1))(*map(ctypes.addressof, steps)),
+            (ctypes.c_int * max(len(given), 1))(*(a.ndim for a in given)),
             programs, THREADS, self.reversed,
         )  # fmt: skip
         assert fault == 0, f"kernel {self.name} {FAULTS[fault]}:\n{self.body}"
@@ -183,7 +185,11 @@ def unit(kernel: Kernel) -> str:
             f"const int* {name}_shape",
             f"const int64_t* {name}_strides",
         ]
-        arguments += [f"{{(const {kind}*)call.data[{i}], call.counts[{i}]}}", f"call.shapes[{i}]", f"call.strides[{i}]"]
+        arguments += [
+            f"{{(const {kind}*)call.data[{i}], call.counts[{i}], call.ranks[{i}] == 0}}",
+            f"call.shapes[{i}]",
+            f"call.strides[{i}]",
+        ]
     for i, (name, kind) in enumerate(results, len(given)):
         parameters.append(f"shim::buffer<{kind}> {name}")
         arguments.append(f"{{({kind}*)call.data[{i}], call.counts[{i}]}}")
@@ -203,15 +209,16 @@ struct Call {{
     int64_t* counts;
     const int** shapes;
     const int64_t** strides;
+    const int* ranks;
 }};
 inline void thread_body(void* given, uint program, uint thread) {{
     Call& call = *(Call*)given;
     body({", ".join(arguments)});
 }}
 }}
-extern "C" int run_{key}(void** data, int64_t* counts, const int** shapes, const int64_t** strides, int programs,
-                         int threads, int reversed) {{
-    {key}::Call call{{data, counts, shapes, strides}};
+extern "C" int run_{key}(void** data, int64_t* counts, const int** shapes, const int64_t** strides, const int* ranks,
+                         int programs, int threads, int reversed) {{
+    {key}::Call call{{data, counts, shapes, strides, ranks}};
     shim::body = {key}::thread_body;
     shim::arguments = &call;
     shim::threads = threads;

@@ -71,6 +71,14 @@ def test_lanes_that_part_are_found() -> None:
         run("if (t % 2) y[t] = simd_max(1.0f); else threadgroup_barrier(mem_flags::mem_threadgroup);")
 
 
+def test_scalars_and_arrays_are_told_apart() -> None:
+    for body, x in (("y[t] = x;", X), ("y[t] = x[0];", np.float32(3))):
+        with pytest.raises(AssertionError, match="a scalar for an array"):
+            kernel(body).call(1, [x], [(128,)])
+    (out,) = kernel("y[t] = x;").call(1, [np.float32(3)], [(128,)])
+    assert (out == 3).all()
+
+
 RACE = """
 threadgroup float kept[128];
 kept[t] = x[t];
