@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from breccia.errors import UnknownSizeError
 from breccia.ir.dialect import parse_module
 from breccia.testing.conformance import callable_for, compare, lower
 from breccia.testing.programs import random_program
@@ -35,9 +36,8 @@ def test_random_program(seed: int) -> None:
     source = random_program(seed)
     try:
         check(source, (1, 7), ("normal", "nan"))
-    except Exception as error:  # what needs a size as a number says so, by its own error
-        if "of an axis of unknown size" not in str(error):
-            raise
+    except UnknownSizeError:
+        pytest.skip("this program needs the height of a tensor as a number, and says so")
 
 
 @pytest.mark.parametrize("kind", ["ties", "subnormal", "inf", "max"])
