@@ -106,6 +106,9 @@ class Target:
     """None where every kernel has its default schedule."""
     missing: Missing = _nothing
     """(architecture, or empty) to what this machine lacks to run emitted code, such as "no GPU"; empty where it can."""
+    stands_in: bool = False
+    """True where array functions of its library stand in for code that cannot run, which `explain()` says and
+    `strict=True` makes an error."""
 
     @property
     def full_name(self) -> str:

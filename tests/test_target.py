@@ -103,9 +103,8 @@ def test_rows_say_what_compiled_kernels_showed() -> None:
     assert all("mma" in c.placements for c in caps.values() if c.scaled_mma)
 
 
-@pytest.mark.parametrize("name", ["pallas:v6e", "metal"])
-def test_targets_without_an_emitter_say_so(name: str) -> None:
-    target = find(name)
+def test_targets_without_an_emitter_say_so() -> None:
+    target = replace(find("numpy"), emitter=None, launcher=None)
     assert not target.emits
     with pytest.raises(UnsupportedError, match=rf"lowers and interprets for {target.full_name}, but does not emit"):
         target.emit(parse_module(EMPTY))

@@ -5,6 +5,7 @@ else array functions.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -17,6 +18,8 @@ from breccia.target import Target, find
 from breccia.tensor import ScaledTensor
 
 DEFAULT = "numpy"
+NATIVE_PRODUCTS = "native_products"
+"""Feature of array functions: products of decoded operands are left to the library where it has such a product."""
 
 
 @cache
@@ -29,6 +32,30 @@ def default_target(leaves: Sequence[Any]) -> Target:
     """The target for the arrays of a call: Triton's where all of them lie on a GPU that it knows, else NumPy's."""
     names = {_kernels_for(leaf) for leaf in leaves if not isinstance(leaf, np.ndarray)}
     return found_target(names.pop() or DEFAULT if len(names) == 1 else DEFAULT)
+
+
+@cache
+def present(target: Target) -> tuple[Target, str]:
+    """(what runs on this machine for `target`, why it is not that itself): array functions where its device is missing.
+
+    They multiply by the library's own products of quantized weights, where those mean the same.
+    """
+    missing = target.missing(target.arch) if target.stands_in else ""
+    if not missing:
+        return target, ""
+    instead = found_target(DEFAULT)
+    rows = tuple(replace(row, features=(*row.features, NATIVE_PRODUCTS)) for row in instead.rows())
+    return replace(instead, rows=_Rows(rows)), f"it runs as operations of {target.arrays[0]}, since {missing}"
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of capabilities as a hook."""
+
+    rows: tuple[Any, ...]
+
+    def __call__(self) -> tuple[Any, ...]:
+        return self.rows
 
 
 def runs_kernels(x: Any) -> bool:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, overload
 from breccia.arrays import WHOLE, compiling, opaque
 from breccia.errors import TraceError, UnknownSizeError, UnsupportedError
 from breccia.frontend import cache, fingerprint, keys
-from breccia.frontend.choice import DEFAULT, check_gradients, default_target, found_target
+from breccia.frontend.choice import DEFAULT, check_gradients, default_target, found_target, present
 from breccia.frontend.guards import Guards
 from breccia.frontend.program import Program
 from breccia.frontend.tables import tables_of, untunable
@@ -155,7 +155,9 @@ class CompiledFunction:
         traced = trace(
             self._fn, args, kwargs, dynamic=self._dynamic, name=self._name, pinned=pinned, accuracy=self._accuracy
         )
-        return Lowered(traced, target or self._target(leaves), leaves, key, strict=self._strict, instead=instead)
+        if target is None:
+            target, instead = present(self._target(leaves))
+        return Lowered(traced, target, leaves, key, strict=self._strict, instead=instead)
 
     def _target(self, leaves: Sequence[Any]) -> Target:
         """What a call with these arrays is compiled for."""
@@ -184,8 +186,10 @@ class CompiledFunction:
 
     def _found(self, leaves: Sequence[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Program:
         """A program from disk, or one made now and stored."""
-        target = self._target(leaves)
+        target, instead = present(self._target(leaves))
         check_gradients(target, leaves)
+        if instead and not self._strict:
+            _warn_once(f"{getattr(self._fn, '__qualname__', self._fn)}: {instead}")
         usable = cache.folder() is not None and not os.environ.get("BRECCIA_DUMP")
         origin = self._origin() if usable else None
         name = self._plan_name(origin, target, leaves, args, kwargs) if origin is not None else None
@@ -193,7 +197,7 @@ class CompiledFunction:
             stored = _stored_program(name, target, leaves, origin)
             if stored is not None:
                 return stored
-        lowered, program = self._made(target, args, kwargs)
+        lowered, program = self._made(target, args, kwargs, instead)
         if origin is not None and self._seconds:  # what was found is part of the name
             name = self._plan_name(origin, target, leaves, args, kwargs)
         if self._identity is None:  # an eager call has fixed sizes anyway
@@ -203,13 +207,16 @@ class CompiledFunction:
             _store_plan(name, program, lowered.code_key, lowered.constants, origin)
         return program
 
-    def _made(self, target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Lowered, Program]:
+    def _made(
+        self, target: Target, args: Sequence[Any], kwargs: Mapping[str, Any], instead: str = ""
+    ) -> tuple[Lowered, Program]:
         """The function lowered, and its program. Sizes become part of the code where the target has to know them; what
-        a target that nobody named cannot do runs as array functions, which is said.
+        a target that nobody named cannot do runs as array functions, which is said. instead: why `target` is not the
+        one that was named.
         """
         pinned = ""
         while True:
-            lowered = self._lowered(args, kwargs, pinned, target=target)
+            lowered = self._lowered(args, kwargs, pinned, target=target, instead=instead)
             try:
                 lowered = self._tuned(lowered) if self._seconds else lowered
                 return lowered, lowered.program()

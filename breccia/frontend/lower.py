@@ -18,6 +18,7 @@ from xdsl.dialects.builtin import ModuleOp, StringAttr
 from breccia.errors import PassError, ShapeError, UnsupportedError
 from breccia.frontend import cache, keys
 from breccia.frontend.build import Traced
+from breccia.frontend.choice import NATIVE_PRODUCTS
 from breccia.frontend.explain import Facts, explain
 from breccia.frontend.program import Plan, Program, library_of_call
 from breccia.frontend.schedules import TunedSchedule
@@ -204,13 +205,25 @@ class Lowered:
             name=self._traced.name,
             target=self._target.full_name,
             library=library_of_call(self._leaves, self._traced.constants),
-            notes=self._traced.notes,
+            notes=(*self._traced.notes, *self._native_products()),
             fallbacks=tuple(self.fallbacks()),
             laid_out=self.module_after("hoist-prepare"),
             scheduled=self.module_after("schedule"),
             hints=self._traced.symbols.hints(),
             tunable=self._target.tuning is not None,
         )
+
+    def _native_products(self) -> tuple[str, ...]:
+        """What array code leaves to the library of its arrays, where it was made to."""
+        if NATIVE_PRODUCTS not in self._target.capabilities.features:
+            return ()
+        from breccia.targets.numpy._native import kernels_with_products
+
+        found = kernels_with_products(self.source())
+        what = (
+            "multiplies by the library's own product of quantized weights where it has one (MLX: mx.quantized_matmul)"
+        )
+        return tuple(f"{name} {what}" for name in found)
 
     def emitted(self) -> str:
         """The code, made now: neither looked for in a cache nor kept there."""

@@ -17,13 +17,17 @@ from breccia.ir.kernel import KernelOp
 from breccia.ir.tiling import GridDim, Window
 from breccia.targets.numpy._chains import find_chains
 from breccia.targets.numpy._constants import Constants
+from breccia.targets.numpy._native import find_products, write_product
 from breccia.targets.numpy._ops import write, write_chain
 from breccia.targets.numpy._region import Region
 
 
-def kernel_function(kernel: KernelOp, name: str, constants: Constants) -> tuple[str, list[str]]:
-    """(source of the kernel's function, symbols that it takes after its operands)."""
+def kernel_function(
+    kernel: KernelOp, name: str, constants: Constants, *, native: bool = False
+) -> tuple[str, list[str]]:
+    """(source of the kernel's function, symbols that it takes after its operands). native: see `_native`."""
     writer = _Kernel(kernel, constants)
+    writer.region.native = native
     writer.write()
     symbols = sorted(writer.region.sizes.used)
     parameters = ", ".join(["xp", "rt", *writer.operands, *(writer.region.sizes[s] for s in symbols)])
@@ -186,11 +190,17 @@ class _Kernel:
         for argument, i in parts.fetched:
             self._fetch(argument, i)
         chains = find_chains(parts.ops)
+        products = find_products(parts.ops, chains) if region.native else {}
         inner = {op for last, chain in chains.items() for op in chain.ops if op is not last}
+        inner |= {op for product in products.values() for op in product.ops[:-1]}
         for op in parts.ops:
-            if op in chains:
+            if op in inner:
+                continue
+            if op in products:
+                write_product(region, op, products[op])
+            elif op in chains:
                 write_chain(region, op, chains[op])
-            elif op not in inner:
+            else:
                 write(region, op)
         return list(parts.yields)
 

@@ -28,6 +28,8 @@ class Region:
         self.literals: dict[SSAValue, str] = {}
         self.cut_rows: set[SSAValue] = set()
         """Windows on a part of the last axis."""
+        self.native = False
+        """True where products with decoded weights are left to the array library."""
         self.clipped = False
         """True in a loop, where tiles may be smaller than their types say."""
         self.clip: Callable[[Dim, Dim], str | None] = lambda _start, _block: None

@@ -29,10 +29,12 @@ from breccia.codegen.host import place_of, symbol_texts
 from breccia.codegen.lines import docstring
 from breccia.codegen.names import RESERVED, Names, check_entries, entry_name
 from breccia.ir import dims
+from breccia.ir.capabilities import TARGET_KEY, CapabilitiesAttr
 from breccia.ir.kernel import KernelOp
 from breccia.ir.rewriting import functions
 from breccia.targets.numpy._constants import Constants
 from breccia.targets.numpy._kernel import kernel_function
+from breccia.targets.numpy._native import FEATURE
 from breccia.targets.numpy._ops import write
 from breccia.targets.numpy._region import Region
 
@@ -42,10 +44,12 @@ HEADER = "import numpy as np\n\nfrom breccia.targets.numpy import runtime\n"
 def emit(module: ModuleOp) -> str:
     """Source text of a tiled module; raises UnsupportedError naming the op that cannot be printed."""
     constants = Constants()
+    attribute = module.attributes.get(TARGET_KEY)
+    native = isinstance(attribute, CapabilitiesAttr) and FEATURE in attribute.data.features
     check_entries([f.sym_name.data for f in functions(module)], "numpy")
     texts: list[str] = []
     for function in functions(module):
-        texts += _Function(function, constants, len(texts)).texts()
+        texts += _Function(function, constants, len(texts), native=native).texts()
     header = HEADER + ("\n" + "\n".join(constants.lines) + "\n" if constants.lines else "")
     return header + "".join(f"\n\n{text}\n" for text in texts)
 
@@ -53,8 +57,8 @@ def emit(module: ModuleOp) -> str:
 class _Function:
     """Writes one function and its kernels. `number` tells kernels of the same name in different functions apart."""
 
-    def __init__(self, function: FuncOp, constants: Constants, number: int) -> None:
-        self.function, self.constants = function, constants
+    def __init__(self, function: FuncOp, constants: Constants, number: int, *, native: bool) -> None:
+        self.function, self.constants, self.native = function, constants, native
         self.region = Region(Names(RESERVED), constants)
         self.kernel_names = Names()
         self.suffix = f"_{number}" if number else ""
@@ -83,7 +87,7 @@ class _Function:
         """Write the call of a kernel's function; that function's source."""
         region = self.region
         name = f"_{self.kernel_names.fresh(op.kernel_name)}{self.suffix}"
-        source, symbols = kernel_function(op, name, self.constants)
+        source, symbols = kernel_function(op, name, self.constants, native=self.native)
         sizes = [region.size(dims.Sym(s)) for s in symbols]
         arguments = ", ".join(["xp", "rt", *(region[a] for a in op.args), *sizes])
         outs = [region.bind(o, o.name_hint or "out") for o in op.outs]

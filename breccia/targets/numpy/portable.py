@@ -177,6 +177,22 @@ def dequantize(
     return x
 
 
+def weight_product(
+    xp: Any, x: Array, codes: Array, fmt: str, scale: Array, scale_fmt: str, block: int, offset: Array | None = None,
+    size: int | None = None,
+) -> Array:  # fmt: skip
+    """`x` times the transpose of a decoded weight, by the library's own product where it has one for such a weight."""
+    native = getattr(xp, "weight_product", None)
+    made = None if native is None else native(x, codes, fmt, scale, scale_fmt, block, offset)
+    if made is not None:
+        return made
+    grid = decode(xp, scale, scale_fmt) if formats.find(scale_fmt).bits <= 8 else namespace(scale).as_float32(scale)
+    values = dequantize(xp, codes, fmt, ((grid, (1, block)),), size=size)
+    if offset is not None:
+        values = values + expand(xp, offset, 1, block, values.shape[1])
+    return xp.matmul(x, values.T)
+
+
 def _over(xp: Any, spread: Spread, shape: tuple[int, ...]) -> Array:
     grid, block = spread
     for axis, width in enumerate(block):

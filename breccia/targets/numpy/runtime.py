@@ -200,6 +200,21 @@ def dequantize(
     return _decode.dequantize(codes, formats.find(fmt), scales, zero, size)
 
 
+def weight_product(
+    xp: Any, x: Array, codes: Array, fmt: str, scale: Array, scale_fmt: str, block: int, offset: Array | None = None,
+    size: int | None = None,
+) -> Array:  # fmt: skip
+    """`x` [m, k] times the transpose of a weight [n, k], decoded: blocks of `block` along k have a scale, as stored.
+
+    offset: float32, of each block, added to what is decoded.
+    """
+    grid = decode(xp, scale, scale_fmt) if formats.find(scale_fmt).bits <= 8 else scale.astype(xp.float32)
+    values = dequantize(xp, codes, fmt, ((grid, (1, block)),), size=size)
+    if offset is not None:
+        values = values + expand(xp, offset, 1, block, values.shape[1])
+    return xp.matmul(x, values.T)
+
+
 def encode(xp: Any, x: Array, fmt: str) -> Array:
     """Codes of values, rounded to nearest even and saturated."""
     return numerics.encode(x.astype(_dtype(xp, "f32")), formats.find(fmt))
