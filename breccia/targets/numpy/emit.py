@@ -24,13 +24,13 @@ from __future__ import annotations
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import FuncOp, ReturnOp
 
+from breccia.codegen.constants import Constants
 from breccia.codegen.lines import docstring, solve
 from breccia.codegen.names import RESERVED, Names, check_entries, comment, entry_name
 from breccia.ir import dims
 from breccia.ir.kernel import KernelOp
 from breccia.ir.rewriting import functions, show_location
 from breccia.ir.types import TensorType
-from breccia.targets.numpy._constants import Constants
 from breccia.targets.numpy._kernel import kernel_function
 from breccia.targets.numpy._ops import write
 from breccia.targets.numpy._region import Region
@@ -40,7 +40,7 @@ HEADER = "import numpy as np\n\nfrom breccia.targets.numpy import runtime\n"
 
 def emit(module: ModuleOp) -> str:
     """Source text of a tiled module; raises UnsupportedError naming the op that cannot be printed."""
-    constants = Constants()
+    constants = Constants("runtime.recipe")
     check_entries([f.sym_name.data for f in functions(module)], "numpy")
     texts: list[str] = []
     for function in functions(module):
