@@ -2,6 +2,8 @@
 
 Mosaic gathers from no table, captures no array, reduces no unsigned integers and holds no float16: tables become a few
 integer steps, words are compared as signed ones (magnitudes have no top bit), and halves stay the words that hold them.
+Whatever moves along the last axis moves by gathers and turns within registers of 128 lanes: reshapes that would do the
+same take ten to a hundred times as many instructions.
 `arrays.within("jax_tiles")` makes numerics run over these.
 """
 
@@ -16,6 +18,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental.pallas import tpu as pltpu
 
 from breccia.arrays import jax as plain
 from breccia.errors import UnsupportedError
@@ -29,6 +32,7 @@ _MAGNITUDE, _INFINITY = 0x7FFFFFFF, 0x7F800000
 _TYPED = {"float8_e4m3fn": jnp.float8_e4m3fn, "float8_e5m2": jnp.float8_e5m2}
 """Formats that every TPU since v5 converts from by itself."""
 _MOST_SELECTS = 16
+_LANES = 128
 
 as_float32, dtype_name, shape, nbytes, device = (
     plain.as_float32, plain.dtype_name, plain.shape, plain.nbytes, plain.device,
@@ -148,12 +152,99 @@ def _largest(x: Array, block: Block) -> Array:
         size = x.shape[axis]
         if width is None or width >= size:
             x = jnp.max(x, axis, keepdims=True)
-        elif width > 1 and size % width == 0:
+        elif axis == x.ndim - 1 and 1 < width < _LANES and _LANES % width == 0:
+            x = _largest_lanes(x, width)
+        elif width > 1 and size % width == 0 and axis < x.ndim - 1:
             x = jnp.max(x.reshape(*x.shape[:axis], size // width, width, *x.shape[axis + 1 :]), axis + 1)
         elif width > 1:
             cuts = (lax.slice_in_dim(x, i, min(i + width, size), axis=axis) for i in range(0, size, width))
             x = jnp.concatenate([jnp.max(part, axis, keepdims=True) for part in cuts], axis)
     return x
+
+
+def _largest_lanes(x: Array, width: int) -> Array:
+    """The largest of every `width` neighbours along the last axis: maxima with what lies 1, 2, 4 ... lanes further."""
+    count = -(-x.shape[-1] // width)
+    x = _filled(x, np.iinfo(np.int32).min)
+    lanes, step = x.shape[-1], 1
+    while step < width:
+        x = jnp.maximum(x, pltpu.roll(x, lanes - step, x.ndim - 1))
+        step *= 2
+    return every(x, width, 0, count)
+
+
+# -- along the last axis -----------------------------------------------------------------------------------------------
+
+
+def _filled(x: Array, value: Any = 0) -> Array:
+    """`x` with its last axis filled up to whole registers."""
+    missing = -x.shape[-1] % _LANES
+    if not missing:
+        return x
+    return jnp.concatenate([x, jnp.full((*x.shape[:-1], missing), value, x.dtype)], -1)
+
+
+def _gathered(x: Array, first: int, index: Array) -> Array:
+    """Lanes `index` of the register of lanes that begins at `first`. A row by itself is gathered eight times: gathers
+    of one row are spelled in a way that Mosaic does not know.
+    """
+    register = lax.slice_in_dim(x, first, first + _LANES, axis=x.ndim - 1)
+    rows = x.shape[:-1]
+    if rows and rows[-1] == 1:
+        many = (*rows[:-1], 8, _LANES)
+        register, index = jnp.broadcast_to(register, many), jnp.broadcast_to(index, many)
+    found = jnp.take_along_axis(register, index, axis=-1, mode="promise_in_bounds")
+    return found[..., :1, :] if rows and rows[-1] == 1 else found
+
+
+def _lanes(x: Array) -> Array:
+    """The number of every lane of one register with the leading axes of `x`."""
+    return lax.broadcasted_iota(jnp.int32, (*x.shape[:-1], _LANES), x.ndim - 1)
+
+
+def _assembled(x: Array, size: int, make: Callable[[int], Array]) -> Array:
+    """Registers that `make` gives for their first lanes, one after the other, cut to `size`; in the dtype of `x`."""
+    made = [make(first) for first in range(0, size, _LANES)]
+    whole = made[0] if len(made) == 1 else jnp.concatenate(made, -1)
+    return lax.slice_in_dim(whole, 0, size, axis=x.ndim - 1).astype(x.dtype)
+
+
+def _wide(x: Array) -> Array:
+    """`x` in 32 bits, which are what moves between lanes."""
+    return x if x.dtype.itemsize == 4 else x.astype(jnp.float32 if x.dtype == jnp.bfloat16 else jnp.int32)
+
+
+def repeat(x: Array, by: int, size: int) -> Array:
+    """Every entry of the last axis `by` times, cut to `size`."""
+    if by % _LANES == 0:
+        wide = [jnp.broadcast_to(x[..., i : i + 1], (*x.shape[:-1], by)) for i in range(-(-size // by))]
+        return lax.slice_in_dim(jnp.concatenate(wide, -1), 0, size, axis=x.ndim - 1)
+    source = _filled(_wide(x))
+
+    def register(first: int) -> Array:
+        start = first // by
+        begin = start // _LANES * _LANES
+        if (first + _LANES - 1) // by - begin >= _LANES:  # they lie in two registers
+            begin = min(start, source.shape[-1] - _LANES)
+        return _gathered(source, begin, (_lanes(source) + first) // by - begin)
+
+    return _assembled(x, size, register)
+
+
+def every(x: Array, step: int, offset: int, count: int) -> Array:
+    """Entries offset, offset + step, ... of the last axis, `count` of them."""
+    source = _filled(_wide(x))
+
+    def register(first: int) -> Array:
+        place = _lanes(source) * step + offset
+        found = _gathered(source, first * step, place % _LANES)
+        for i in range(1, step):
+            begin = first * step + i * _LANES
+            if begin < source.shape[-1]:
+                found = jnp.where(place // _LANES == i, _gathered(source, begin, place % _LANES), found)
+        return found
+
+    return _assembled(x, count, register)
 
 
 def map_blocks(
@@ -169,6 +260,8 @@ def expand(grid: Array, ratio: Block, shape: tuple[int, ...]) -> Array:
     for axis, (count, size) in enumerate(zip(ratio, shape, strict=True)):
         if grid.shape[axis] == 1 or count is None:
             grid = jnp.broadcast_to(grid, (*grid.shape[:axis], size, *grid.shape[axis + 1 :]))
+        elif count > 1 and axis == grid.ndim - 1:
+            grid = repeat(grid, count, size)
         elif count > 1:
             grid = lax.slice_in_dim(jnp.repeat(grid, count, axis=axis), 0, size, axis=axis)
     return grid
@@ -183,16 +276,16 @@ def _joined(codes: Array, count: int, bits: int) -> Array:
     wide = codes.astype(jnp.int32)
     if size % count:
         wide = jnp.concatenate([wide, jnp.full((*wide.shape[:-1], -size % count), 0, jnp.int32)], -1)
-    parts = wide.reshape(*wide.shape[:-1], -(-size // count), count)
-    word = parts[..., 0]
+    length = -(-size // count)
+    word = every(wide, count, 0, length)
     for i in range(1, count):
-        word = word | (parts[..., i] << (bits * i))
+        word = word | (every(wide, count, i, length) << (bits * i))
     return word
 
 
 def _split(words: Array, count: int, bits: int) -> Array:
     """`count` codes of `bits` bits from every word along the last axis."""
-    wide = jnp.repeat(words, count, axis=-1)
+    wide = repeat(words, count, words.shape[-1] * count)
     place = lax.broadcasted_iota(jnp.int32, wide.shape, wide.ndim - 1) % count
     return ((wide >> (place * bits)) & ((1 << bits) - 1)).astype(jnp.uint8)
 

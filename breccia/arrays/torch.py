@@ -299,7 +299,7 @@ def native_quantize(x: Array, recipe: Recipe) -> tuple[Array, tuple[Array, ...]]
     return torch_quantize.quantize(x, recipe) if concrete(x) else None
 
 
-def native_decode(codes: Array, fmt: object) -> None:  # noqa: ARG001
+def native_decode(codes: Array, fmt: object) -> None:
     """None: a table is the way."""
 
 

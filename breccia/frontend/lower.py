@@ -8,7 +8,7 @@ g = low.compile()
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -120,12 +120,12 @@ class Lowered:
         """The callable for arguments of this kind; with `strict`, raises UnsupportedError if there is a fallback."""
         return Compiled(self._traced.name, self._key, self.program(), dynamic=bool(self._traced.slots))
 
-    def program(self) -> Program:
-        """Emitted code with what is needed to call it."""
+    def program(self, backward: Callable[[], Program] | None = None) -> Program:
+        """Emitted code with what is needed to call it; see `Program` for `backward`."""
         self.check_strict()
         code = self._code
         load = partial(self._target.launch, code["source"])
-        return Program(self.plan(prepare=code["prepare"]), load, self._leaves, self._traced.constants)
+        return Program(self.plan(prepare=code["prepare"]), load, self._leaves, self._traced.constants, backward)
 
     def check_strict(self) -> None:
         """Raise UnsupportedError if `strict` is set and something is slower than it could be."""

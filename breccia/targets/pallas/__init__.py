@@ -34,5 +34,5 @@ def _launch(source: str, entry: str, library: str = "jax") -> Callable[..., Any]
 
 ARCHITECTURES = ("v5e", "v5p", "v6e", "v7")
 TARGET = Target(
-    "pallas", __version__, _rows, ARCHITECTURES, emitter=_emit, launcher=_launch, arrays=("jax",), gradients=False
+    "pallas", __version__, _rows, ARCHITECTURES, emitter=_emit, launcher=_launch, arrays=("jax",), backward="numpy"
 )

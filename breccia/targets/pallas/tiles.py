@@ -16,7 +16,7 @@ from jax import lax
 from jax.experimental.pallas import tpu as pltpu
 
 from breccia import formats, numerics, recipes
-from breccia.arrays import within
+from breccia.arrays import namespace, within
 from breccia.recipes import Recipe
 
 Array = Any
@@ -78,7 +78,9 @@ def iota(shape: tuple[int, ...], axis: int) -> Array:
 
 def expand(x: Array, axis: int, by: int, to: int) -> Array:
     """Every entry of an axis `by` times, cut off at `to` elements."""
-    return lax.slice_in_dim(jnp.repeat(x, by, axis=axis), 0, to, axis=axis)
+    with within(PRIMITIVES):
+        ratio = tuple(by if i == axis else 1 for i in range(x.ndim))
+        return namespace(x).expand(x, ratio, tuple(to if i == axis else n for i, n in enumerate(x.shape)))
 
 
 # -- codes -------------------------------------------------------------------------------------------------------------
