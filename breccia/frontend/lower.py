@@ -200,11 +200,13 @@ class Lowered:
 
     @cached_property
     def _facts(self) -> Facts:
+        library = library_of_call(self._leaves, self._traced.constants)
+        how = self._target.how() if self._target.how is not None and library in self._target.arrays else ""
         return Facts(
             name=self._traced.name,
             target=self._target.full_name,
-            library=library_of_call(self._leaves, self._traced.constants),
-            notes=self._traced.notes,
+            library=library,
+            notes=(*self._traced.notes, *([how] if how else [])),
             fallbacks=tuple(self.fallbacks()),
             laid_out=self.module_after("hoist-prepare"),
             scheduled=self.module_after("schedule"),

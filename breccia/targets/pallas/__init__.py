@@ -32,7 +32,23 @@ def _launch(source: str, entry: str, library: str = "jax") -> Callable[..., Any]
     return launch(source, entry, library)
 
 
+def _how() -> str:
+    from breccia.targets.pallas.launch import backend
+
+    if backend() == "tpu":
+        return ""
+    return f"kernels are interpreted, as operations of XLA, since JAX's backend here is {backend()} and not a TPU"
+
+
 ARCHITECTURES = ("v5e", "v5p", "v6e", "v7")
 TARGET = Target(
-    "pallas", __version__, _rows, ARCHITECTURES, emitter=_emit, launcher=_launch, arrays=("jax",), backward="numpy"
+    "pallas",
+    __version__,
+    _rows,
+    ARCHITECTURES,
+    emitter=_emit,
+    launcher=_launch,
+    arrays=("jax",),
+    backward="numpy",
+    how=_how,
 )

@@ -48,10 +48,15 @@ def interpreting(how: Any) -> Generator[None]:
         _INTERPRET.reset(token)
 
 
+def backend() -> str:
+    """What JAX computes on: tpu, gpu or cpu."""
+    return jax.default_backend()
+
+
 def interpreted() -> Any:
     """What `pallas_call` is told."""
     chosen = _INTERPRET.get()
-    return jax.default_backend() != "tpu" if chosen is None else chosen
+    return backend() != "tpu" if chosen is None else chosen
 
 
 # -- what emitted code calls -------------------------------------------------------------------------------------------

@@ -90,6 +90,12 @@ def test_compiling_for_a_tpu_that_is_not_there_is_not_interpreting() -> None:
         f(x)
 
 
+def test_explain_says_how_kernels_run() -> None:
+    f = breccia.compile(breccia.matmul, target="pallas:v6e")
+    text = f.lower(jnp.ones((4, 64)), W).explain()
+    assert "note: kernels are interpreted, as operations of XLA, since JAX's backend here is cpu and not a TPU" in text
+
+
 # -- the primitives inside kernels -------------------------------------------------------------------------------------
 
 
