@@ -11,6 +11,7 @@ Nothing outside this file may branch on a recipe's name. To add a recipe, add on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any, Literal
@@ -418,6 +419,27 @@ def find(name: str) -> Recipe:
         return _NAMED[name]
     except KeyError:
         raise RecipeError(f"unknown recipe {name!r}; known recipes: {', '.join(_NAMED)}") from None
+
+
+def spelled(
+    element: str,
+    levels: Sequence[tuple[str, Block | None]],
+    zero_point: str | None = None,
+    offset: str | None = None,
+    **policy: Any,
+) -> Recipe:
+    """A recipe spelled out by the names of its formats, as emitted code holds it.
+
+    >>> spelled("float8_e4m3fn", (("float32", (1, 128)),)).levels[0].block
+    (1, 128)
+    """
+    return Recipe(
+        formats.find(element),
+        tuple(Level(formats.find(dtype), block) for dtype, block in levels),
+        None if zero_point is None else ZeroPoint(formats.find(zero_point)),
+        None if offset is None else Offset(formats.find(offset)),
+        Policy(**policy),
+    )
 
 
 def grid_shape(shape: tuple[int, ...], block: Block) -> tuple[int, ...]:

@@ -100,6 +100,12 @@ class Target:
     """Array libraries whose arrays its functions take."""
     gradients: bool = True
     """False where its functions stop gradients, so that differentiated arrays have to be refused."""
+    backward: str = ""
+    """The target whose functions are differentiated instead of this one's, where a library differentiates; its
+    functions are compiled when that first happens. Only for targets that run on JAX's arrays alone.
+    """
+    how: Callable[[], str] | None = None
+    """How functions run in this process, where that is not as the target's name says; empty where it is."""
     abi: int = ABI
     arch: str = ""
     tuning: Tuning | None = None

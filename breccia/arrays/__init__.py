@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import lru_cache, wraps
 from typing import Any, Protocol, TypeVar, cast
 
@@ -139,6 +140,10 @@ class Primitives(Protocol):
 
     def native_quantize(self, x: Array, recipe: Recipe) -> tuple[Array, tuple[Array, ...]] | None:
         """(codes, stored scales, outermost first): a faster way to `numerics.quantize`; None where there is none."""
+        ...
+
+    def native_decode(self, codes: Array, fmt: Format) -> Array | None:
+        """The float32 values of codes without a table; None where a table is the faster way, or there is no other."""
         ...
 
     # -- shapes and blocks ---------------------------------------------------------------------------------------------
@@ -313,12 +318,29 @@ def whole(function: F) -> F:
     return cast(F, outside)
 
 
+_WITHIN: ContextVar[str] = ContextVar("within", default="")
+
+
+@contextmanager
+def within(name: str) -> Generator[None]:
+    """Let `namespace` give the primitives `arrays/<name>.py` for arrays of the library that the name begins with.
+
+    name: such as `jax_tiles`, for JAX's arrays inside a kernel, whose compiler takes less than XLA does.
+    """
+    token = _WITHIN.set(name)
+    try:
+        yield
+    finally:
+        _WITHIN.reset(token)
+
+
 def namespace(x: Any) -> Primitives:
-    """The primitives of the library that `x` belongs to.
+    """The primitives of the library that `x` belongs to, or of the place in it that `within` says.
 
     Raises UnsupportedError for a library that cannot be imported, DTypeError for what is no array.
     """
-    return _namespace(library(x))
+    name, place = library(x), _WITHIN.get()
+    return _namespace(place if place and place.partition("_")[0] == name else name)
 
 
 @lru_cache(maxsize=64)

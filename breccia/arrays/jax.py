@@ -156,8 +156,8 @@ def _to_float16(x: Array) -> Array:
     """
     bits = bitcast(x, "uint32")
     magnitude = bits & _MAGNITUDE
-    limited = jnp.minimum(magnitude, np.uint32(0x477FF000))  # halfway from the largest float16 to 2**16
-    field = jnp.maximum(limited >> 23, np.uint32(113))
+    limited = minimum(magnitude, np.uint32(0x477FF000))  # halfway from the largest float16 to 2**16
+    field = maximum(limited >> 23, np.uint32(113))
     anchor = (field + 13) << 23
     total = lax.bitcast_convert_type(limited, jnp.float32) + lax.bitcast_convert_type(anchor, jnp.float32)
     narrow = ((field - 113) << 10) + (bitcast(total, "uint32") - anchor)
@@ -202,13 +202,15 @@ def where(condition: Array, a: Any, b: Any) -> Array:
 
 
 def minimum(a: Any, b: Any) -> Array:
-    """The smaller of two, entry by entry."""
-    return jnp.minimum(*_alike(a, b))
+    """The smaller of two, entry by entry; of unsigned ones by a comparison, as TPUs have no other way."""
+    a, b = _alike(a, b)
+    return jnp.where(a < b, a, b) if jnp.issubdtype(a.dtype, jnp.unsignedinteger) else jnp.minimum(a, b)
 
 
 def maximum(a: Any, b: Any) -> Array:
-    """The larger of two, entry by entry."""
-    return jnp.maximum(*_alike(a, b))
+    """The larger of two, entry by entry; of unsigned ones by a comparison."""
+    a, b = _alike(a, b)
+    return jnp.where(a < b, b, a) if jnp.issubdtype(a.dtype, jnp.unsignedinteger) else jnp.maximum(a, b)
 
 
 def shift_right(x: Array, places: int) -> Array:
@@ -332,9 +334,9 @@ def _floats(x: Array, fmt: Format) -> Array:
     bits = bitcast(x, "uint32")
     magnitude = bits & _MAGNITUDE
     limit = int(np.float32(fmt.max).view(np.uint32))
-    limited = jnp.minimum(magnitude, np.uint32(limit))
+    limited = minimum(magnitude, np.uint32(limit))
     smallest = 128 - fmt.bias
-    field = jnp.maximum(limited >> 23, np.uint32(smallest))
+    field = maximum(limited >> 23, np.uint32(smallest))
     anchor = (field + np.uint32(23 - fmt.mantissa_bits)) << 23
     total = lax.bitcast_convert_type(limited, jnp.float32) + lax.bitcast_convert_type(anchor, jnp.float32)
     count = bitcast(total, "uint32") - anchor
@@ -348,6 +350,10 @@ def _floats(x: Array, fmt: Format) -> Array:
 
 def native_quantize(x: Array, recipe: Recipe) -> None:
     """None: there is no faster way."""
+
+
+def native_decode(codes: Array, fmt: Format) -> None:
+    """None: a table is the way."""
 
 
 # -- shapes and blocks -------------------------------------------------------------------------------------------------

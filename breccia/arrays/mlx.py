@@ -297,6 +297,10 @@ def native_quantize(x: Array, recipe: Recipe) -> None:
     """None: there is no faster way."""
 
 
+def native_decode(codes: Array, fmt: Format) -> None:
+    """None: a table is the way."""
+
+
 # -- shapes and blocks -------------------------------------------------------------------------------------------------
 
 

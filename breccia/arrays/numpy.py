@@ -224,6 +224,10 @@ def native_quantize(x: Array, recipe: Recipe) -> None:
     """None: there is no faster way."""
 
 
+def native_decode(codes: Array, fmt: Format) -> None:
+    """None: a table is the way."""
+
+
 # -- blocks ------------------------------------------------------------------------------------------------------------
 
 _Part = tuple[tuple[slice, ...], tuple[slice, ...], tuple[int, ...]]

@@ -299,6 +299,10 @@ def native_quantize(x: Array, recipe: Recipe) -> tuple[Array, tuple[Array, ...]]
     return torch_quantize.quantize(x, recipe) if concrete(x) else None
 
 
+def native_decode(codes: Array, fmt: object) -> None:
+    """None: a table is the way."""
+
+
 native_encode = torch_encode.native_encode
 pack_nibbles, unpack_nibbles = torch_encode.pack_nibbles, torch_encode.unpack_nibbles
 pack_sixes, unpack_sixes = torch_encode.pack_sixes, torch_encode.unpack_sixes

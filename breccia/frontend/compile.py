@@ -193,11 +193,12 @@ class CompiledFunction:
         usable = cache.folder() is not None and not os.environ.get("BRECCIA_DUMP")
         origin = self._origin() if usable else None
         name = self._plan_name(origin, target, leaves, args, kwargs) if origin is not None else None
+        backward = self._backward(target, args, kwargs)
         if origin is not None and name is not None:
-            stored = _stored_program(name, target, leaves, origin)
+            stored = _stored_program(name, target, leaves, origin, backward)
             if stored is not None:
                 return stored
-        lowered, program = self._made(target, args, kwargs, instead)
+        lowered, program = self._made(target, args, kwargs, instead, backward)
         if origin is not None and self._seconds:  # what was found is part of the name
             name = self._plan_name(origin, target, leaves, args, kwargs)
         if self._identity is None:  # an eager call has fixed sizes anyway
@@ -207,9 +208,19 @@ class CompiledFunction:
             _store_plan(name, program, lowered.code_key, lowered.constants, origin)
         return program
 
+    def _backward(self, target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Callable[[], Program] | None:
+        """What makes the program that is differentiated instead of the target's; None where that is its own."""
+        if not target.backward:
+            return None
+        from breccia.arrays.namespaces.jax import shapes_of
+
+        shapes, named = shapes_of((tuple(args), dict(kwargs)))
+        return lambda: self._lowered(shapes, named, target=found_target(target.backward)).program()
+
     def _made(
-        self, target: Target, args: Sequence[Any], kwargs: Mapping[str, Any], instead: str = ""
-    ) -> tuple[Lowered, Program]:
+        self, target: Target, args: Sequence[Any], kwargs: Mapping[str, Any], instead: str = "",
+        backward: Callable[[], Program] | None = None,
+    ) -> tuple[Lowered, Program]:  # fmt: skip
         """The function lowered, and its program. Sizes become part of the code where the target has to know them; what
         a target that nobody named cannot do runs as array functions, which is said. instead: why `target` is not the
         one that was named.
@@ -219,7 +230,7 @@ class CompiledFunction:
             lowered = self._lowered(args, kwargs, pinned, target=target, instead=instead)
             try:
                 lowered = self._tuned(lowered) if self._seconds else lowered
-                return lowered, lowered.program()
+                return lowered, lowered.program(backward)
             except UnsupportedError as error:
                 if isinstance(error, UnknownSizeError) and not pinned:
                     pinned = f"{target.full_name} needs to know the size of an axis"
@@ -290,7 +301,9 @@ class Origin:
         self.fn, self.digest, self.paths = fn, digest, paths
 
 
-def _stored_program(name: str, target: Target, leaves: Sequence[Any], origin: Origin) -> Program | None:
+def _stored_program(
+    name: str, target: Target, leaves: Sequence[Any], origin: Origin, backward: Callable[[], Program] | None
+) -> Program | None:
     """The program that an earlier process stored for such a call."""
     from breccia.frontend.storage import plan_from_json
 
@@ -299,7 +312,7 @@ def _stored_program(name: str, target: Target, leaves: Sequence[Any], origin: Or
         code = cache.read(entry["code"]) if plan.fits(leaves) else None
         if code is not None:
             constants = [fingerprint.follow(origin.fn, path) for path in entry["constants"]]
-            return Program(plan, functools.partial(target.launch, code["source"]), leaves, constants)
+            return Program(plan, functools.partial(target.launch, code["source"]), leaves, constants, backward)
     return None
 
 

@@ -8,7 +8,7 @@ g = low.compile()
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -121,12 +121,12 @@ class Lowered:
         """The callable for arguments of this kind; with `strict`, raises UnsupportedError if there is a fallback."""
         return Compiled(self._traced.name, self._key, self.program(), dynamic=bool(self._traced.slots))
 
-    def program(self) -> Program:
-        """Emitted code with what is needed to call it."""
+    def program(self, backward: Callable[[], Program] | None = None) -> Program:
+        """Emitted code with what is needed to call it; see `Program` for `backward`."""
         self.check_strict()
         code = self._code
         load = partial(self._target.launch, code["source"])
-        return Program(self.plan(prepare=code["prepare"]), load, self._leaves, self._traced.constants)
+        return Program(self.plan(prepare=code["prepare"]), load, self._leaves, self._traced.constants, backward)
 
     def check_strict(self) -> None:
         """Raise UnsupportedError if `strict` is set and something is slower than it could be."""
@@ -201,11 +201,13 @@ class Lowered:
 
     @cached_property
     def _facts(self) -> Facts:
+        library = library_of_call(self._leaves, self._traced.constants)
+        how = self._target.how() if self._target.how is not None and library in self._target.arrays else ""
         return Facts(
             name=self._traced.name,
             target=self._target.full_name,
-            library=library_of_call(self._leaves, self._traced.constants),
-            notes=(*self._traced.notes, *self._native_products()),
+            library=library,
+            notes=(*self._traced.notes, *([how] if how else []), *self._native_products()),
             fallbacks=tuple(self.fallbacks()),
             laid_out=self.module_after("hoist-prepare"),
             scheduled=self.module_after("schedule"),

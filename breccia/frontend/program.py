@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -60,8 +61,9 @@ class Program:
 
     def __init__(
         self, plan: Plan, load: Callable[[str, str], Callable[..., Any]], leaves: Sequence[Any],
-        constants: Sequence[Any],
+        constants: Sequence[Any], backward: Callable[[], Program] | None = None,
     ) -> None:  # fmt: skip
+        """backward: the program that is differentiated instead, where the library asks for a gradient."""
         self.plan = plan
         library = library_of_call(leaves, constants)
         self.function = load(plan.entry, library) if plan.results else _nothing
@@ -72,6 +74,8 @@ class Program:
             made = load("prepare", library)(*fixed)
             fixed = list(made) if isinstance(made, tuple) else [made]
         self.fixed = tuple(fixed)
+        if backward is not None:
+            self.function = _differentiable(self.function, backward, len(self.fixed))
         self.assemblers = tuple(result.assembler() for result in plan.results)
         self.alone = plan.tree.kind == "array" and len(plan.results) == 1
         """True where the only result is an array or ScaledTensor by itself."""
@@ -111,6 +115,18 @@ class Program:
         if next(parts, None) is not None:
             raise PassError(f"{self.plan.entry} gave more components than its results have")
         return self.plan.tree.fill(iter(arrays))
+
+
+def _differentiable(function: Callable[..., Any], backward: Callable[[], Program], fixed: int) -> Callable[..., Any]:
+    """`function` with the gradient of another program of the same call. fixed: how many constants come last."""
+    from breccia.arrays.namespaces.jax import with_backward
+
+    @cache
+    def other() -> Callable[..., Any]:
+        program = backward()
+        return lambda *parts: program.function(*parts[: len(parts) - fixed], *program.fixed)
+
+    return with_backward(function, other)
 
 
 def _nothing(*_: Any) -> tuple[()]:

@@ -20,3 +20,5 @@ from breccia.numerics.scale_rules import finite_amax as finite_amax
 from breccia.numerics.scale_rules import outer_scales as outer_scales
 from breccia.numerics.scale_rules import scale_from_amax as scale_from_amax
 from breccia.numerics.scale_rules import scale_shape as scale_shape
+from breccia.numerics.tiles import level_scales as level_scales
+from breccia.numerics.tiles import quantize_tile as quantize_tile

@@ -41,7 +41,13 @@ def decode(codes: Any, fmt: Format) -> Array:
         raise FormatError(
             f"a code is outside {fmt.name}, whose codes are 0 to {(1 << fmt.bits) - 1}; mask with & first"
         )
-    return xp.take(table(fmt), codes)
+    return _looked_up(xp, codes, fmt)
+
+
+def _looked_up(xp: Primitives, codes: Array, fmt: Format) -> Array:
+    """By a table, where the library has no way of its own."""
+    found = xp.native_decode(codes, fmt)
+    return xp.take(table(fmt), codes) if found is None else found
 
 
 @lru_cache(maxsize=128)
@@ -64,7 +70,7 @@ def _wide(xp: Primitives, codes: Array, fmt: Format, name: str) -> Array:
     codes = xp.convert(codes, "uint32")
     if fmt.exponent_bits == 8:
         return xp.bitcast(codes << 16, "float32")
-    return xp.take(table(fmt), codes)
+    return _looked_up(xp, codes, fmt)
 
 
 @lru_cache(maxsize=64)

@@ -236,13 +236,13 @@ def test_stages_of_ir() -> None:
 
 
 def test_other_targets_lower_and_do_not_emit() -> None:
-    low = breccia.compile(mlp, target="pallas:v6e").lower(X, W)
-    assert 'breccia.target<"pallas:v6e"' in low.ir("partitioned")
-    assert "mlp for pallas:v6e" in low.explain()
+    low = breccia.compile(mlp, target="metal").lower(X, W)
+    assert 'breccia.target<"metal:apple"' in low.ir("partitioned")
+    assert "mlp for metal:apple" in low.explain()
     with pytest.raises(UnsupportedError, match="does not emit code for it"):
         low.source()
     with pytest.raises(UnsupportedError, match="does not emit code for it"):
-        breccia.compile(mlp, target="pallas:v6e")(X, W)
+        breccia.compile(mlp, target="metal")(X, W)
 
 
 def test_a_target_emits_for_arrays_that_it_does_not_run_on() -> None:

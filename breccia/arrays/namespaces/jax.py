@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -60,6 +61,28 @@ def _present(dtype: str, value: Any) -> Any:
     if dtype == "float64" and not jax.config.jax_enable_x64:
         raise UnsupportedError("JAX has no float64 unless jax_enable_x64 is set; use float32")
     return jnp.dtype(dtype)
+
+
+def with_backward(function: Callable[..., Any], other: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+    """`function` of arrays, whose reverse-mode gradient is that of the function which `other` gives when asked."""
+
+    @jax.custom_vjp
+    def call(*parts: Array) -> Any:
+        return function(*parts)
+
+    def forward(*parts: Array) -> Any:
+        return function(*parts), parts
+
+    def backward(parts: tuple[Array, ...], gradients: Any) -> Any:
+        return jax.vjp(other(), *parts)[1](gradients)
+
+    call.defvjp(forward, backward)
+    return call
+
+
+def shapes_of(tree: Any) -> Any:
+    """A tree with mere shapes for its arrays, so that it holds no memory and no traced values."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype) if isinstance(x, jax.Array) else x, tree)
 
 
 @lru_cache(maxsize=1)

@@ -6,7 +6,6 @@ A function gets a scope to write lines into, the op, and the place of the entry;
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import ml_dtypes
 import numpy as np

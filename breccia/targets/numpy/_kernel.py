@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from xdsl.ir import SSAValue
 
+from breccia.codegen.constants import Constants
 from breccia.codegen.kernels import RegionParts, region_of, window_axes
 from breccia.codegen.lines import docstring, kernel_symbols, tensor_type
 from breccia.codegen.names import RESERVED, Names, quoted
@@ -16,7 +17,6 @@ from breccia.ir import dims
 from breccia.ir.kernel import KernelOp
 from breccia.ir.tiling import GridDim, Window
 from breccia.targets.numpy._chains import find_chains
-from breccia.targets.numpy._constants import Constants
 from breccia.targets.numpy._native import find_products, write_product
 from breccia.targets.numpy._ops import write, write_chain
 from breccia.targets.numpy._region import Region

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 
 from xdsl.ir import Operation, SSAValue
 
+from breccia.codegen.constants import Constants
 from breccia.codegen.lines import Sizes, origin, tensor_type
 from breccia.codegen.names import Names, quoted, size_text
 from breccia.ir.dims import Dim
-from breccia.targets.numpy._constants import Constants
 
 
 class Region:

@@ -25,6 +25,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import SSAValue
 
+from breccia.codegen.constants import Constants
 from breccia.codegen.host import place_of, symbol_texts
 from breccia.codegen.lines import docstring
 from breccia.codegen.names import RESERVED, Names, check_entries, entry_name
@@ -32,7 +33,6 @@ from breccia.ir import dims
 from breccia.ir.capabilities import TARGET_KEY, CapabilitiesAttr
 from breccia.ir.kernel import KernelOp
 from breccia.ir.rewriting import functions
-from breccia.targets.numpy._constants import Constants
 from breccia.targets.numpy._kernel import kernel_function
 from breccia.targets.numpy._native import FEATURE
 from breccia.targets.numpy._ops import write
@@ -43,7 +43,7 @@ HEADER = "import numpy as np\n\nfrom breccia.targets.numpy import runtime\n"
 
 def emit(module: ModuleOp) -> str:
     """Source text of a tiled module; raises UnsupportedError naming the op that cannot be printed."""
-    constants = Constants()
+    constants = Constants("runtime.recipe")
     attribute = module.attributes.get(TARGET_KEY)
     native = isinstance(attribute, CapabilitiesAttr) and FEATURE in attribute.data.features
     check_entries([f.sym_name.data for f in functions(module)], "numpy")

@@ -226,7 +226,7 @@ def quantize(
     extent: tuple[int, ...] = (),
 ) -> tuple[Array, ...]:
     """Components of `x` by `recipe`: elements, scales that are not given, zero point, offset."""
-    return runtime.components_of(x, recipe, given, seed, origin, extent)
+    return numerics.quantize_tile(x, recipe, given, seed, origin, extent)
 
 
 def scale_from_amax(_xp: Any, amax: Array, recipe: Recipe, level: int) -> Array:

@@ -12,9 +12,9 @@ from typing import Any, ParamSpec, TypeVar
 import ml_dtypes
 import numpy as np
 
-from breccia import formats, numerics
+from breccia import formats, numerics, recipes
 from breccia.numerics import elementwise
-from breccia.recipes import Block, Level, Offset, Policy, Recipe, ZeroPoint
+from breccia.recipes import Recipe
 from breccia.targets.numpy import _decode
 
 Array = Any
@@ -24,6 +24,8 @@ Spread = tuple[Array, tuple[int | None, ...]]
 
 divide, erf, gelu, gelu_tanh = elementwise.divide, elementwise.erf, elementwise.gelu, elementwise.gelu_tanh
 relu, sigmoid, silu = elementwise.relu, elementwise.sigmoid, elementwise.silu
+
+recipe = recipes.spelled
 
 at = np.s_
 """`at[0:4, :]` is the index that `x[0:4, :]` uses."""
@@ -41,23 +43,6 @@ def quiet(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
 
     return call
-
-
-def recipe(
-    element: str,
-    levels: Sequence[tuple[str, Block | None]],
-    zero_point: str | None = None,
-    offset: str | None = None,
-    **policy: Any,
-) -> Recipe:
-    """A recipe spelled out: `recipe("float8_e4m3fn", (("float32", (1, 128)),), scale="ceil")`."""
-    return Recipe(
-        formats.find(element),
-        tuple(Level(formats.find(dtype), block) for dtype, block in levels),
-        None if zero_point is None else ZeroPoint(formats.find(zero_point)),
-        None if offset is None else Offset(formats.find(offset)),
-        Policy(**policy),
-    )
 
 
 # -- arrays ------------------------------------------------------------------------------------------------------------
@@ -243,42 +228,12 @@ def quantize(
 
     origin, extent: where `x` begins in its tensor, and that tensor's shape; stochastic rounding belongs to elements.
     """
-    return components_of(x, recipe, given, None if seed is None else int(seed), origin, extent)
-
-
-def components_of(
-    x: Array, recipe: Recipe, given: tuple[Array, ...], seed: Any, origin: tuple[int, ...], extent: tuple[int, ...]
-) -> tuple[Array, ...]:
-    """`quantize` in any library."""
-    place = None
-    if origin:
-        strides = _strides(extent)
-        place = (_dot(origin, strides), strides)
-    parts = numerics.quantize(x, recipe, scales=given or None, seed=seed, index_offset=place)
-    extra = (part for part in (parts.zero_point, parts.offset) if part is not None)
-    return (parts.elements, *parts.scales[len(given) :], *extra)
-
-
-def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    from breccia.numerics.encode import row_major_strides
-
-    return row_major_strides(shape)
-
-
-def _dot(a: tuple[int, ...], b: tuple[int, ...]) -> int:
-    total = 0
-    for x, y in zip(a, b, strict=True):
-        total += x * y
-    return total
+    return numerics.quantize_tile(x, recipe, given, None if seed is None else int(seed), origin, extent)
 
 
 def scale_from_amax(_xp: Any, amax: Array, recipe: Recipe, level: int) -> Array:
     """Stored scales of a level from the amax of its blocks, in its shape."""
-    if level == len(recipe.levels) - 1:
-        scale = numerics.scale_from_amax(amax, recipe.element, recipe.levels[level].dtype, recipe.policy)
-    else:
-        scale = numerics.outer_scales(amax, recipe, level)
-    return scale.reshape(amax.shape)
+    return numerics.level_scales(amax, recipe, level)
 
 
 def history_update(xp: Any, history: Array, amax: Array) -> Array:

@@ -1,7 +1,8 @@
 """What each TPU generation can do, as the Mosaic compiler of libtpu 0.0.48 accepts it.
 
 v5e, v5p and v6e take FP8 operands and multiply them as bf16; v7 multiplies FP8 itself. No generation converts to E8M0
-in hardware, and none loads f16. VMEM sizes are those that libtpu reports.
+in hardware, none loads f16, and none has subnormal float32 numbers. VMEM sizes are those that libtpu reports. Tiles are
+two by two matrix units of 128, or one of 256: larger ones need fewer bundles for each product (`docs/targets.md`).
 """
 
 from __future__ import annotations
@@ -28,25 +29,27 @@ _V5E = Capabilities(
     compute=("bf16", "f32"),
     placements=("epilogue", "mainloop", "operand"),
     tiles=(
-        TileRow("gemm", 128, 128, 128),
-        TileRow("grouped", 128, 128, 128),
+        TileRow("gemm", 256, 256, 256),
+        TileRow("grouped", 128, 256, 256),
         TileRow("rowwise", 32, 128, 1),
         TileRow("reduce", 64, 128, 1),
     ),
     min_tile=(8, 128),
     fetch_pad="garbage",
+    smallest_kept=-126,
+    features=("mxu_128",),
     scratch_bytes=128 * _MIB,
 )
 
 ROWS = (
     _V5E,
     replace(_V5E, name="pallas:v5p", scratch_bytes=64 * _MIB),
-    replace(_V5E, name="pallas:v6e"),
+    replace(_V5E, name="pallas:v6e", features=("mxu_256",)),
     replace(
         _V5E,
         name="pallas:v7",
         mma=(*_pairs(_E4M3, _E5M2), *_pairs(_E2M1), Mma(_E4M3, _E2M1, _STEP), Mma("bf16", _E4M3, _STEP), *_INT, *_WIDE),
-        features=("native_fp8", "native_fp4"),
+        features=("native_fp8", "native_fp4", "mxu_256"),
         scratch_bytes=64 * _MIB,
     ),
 )
