@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from breccia._version import __version__
 
 if TYPE_CHECKING:
+    from breccia import bridges as bridges
     from breccia import errors as errors
     from breccia import formats as formats
     from breccia import functions as functions
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from breccia import scaling as scaling
     from breccia import tensor as tensor
     from breccia import testing as testing
+    from breccia.bridges import (
+        from_deepseek_v3,
+        to_deepseek_v3,
+    )
     from breccia.delayed import delayed_init, delayed_update
     from breccia.errors import (
         BlockBorderError,
@@ -84,6 +89,7 @@ if TYPE_CHECKING:
 
 # Kept equal to the imports above, which are for type checkers alone, by tests/test_import.py.
 _HOMES = {
+    "breccia.bridges": ("from_deepseek_v3 to_deepseek_v3"),
     "breccia.delayed": "delayed_init delayed_update",
     "breccia.errors": (
         "BlockBorderError BrecciaError DTypeError FormatError GradientError PassError PluginError RecipeError "
@@ -106,7 +112,19 @@ _HOMES = {
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 _SUBMODULES = frozenset(
-    ("errors", "formats", "functions", "ir", "layouts", "numerics", "recipes", "scaling", "tensor", "testing")
+    (
+        "bridges",
+        "errors",
+        "formats",
+        "functions",
+        "ir",
+        "layouts",
+        "numerics",
+        "recipes",
+        "scaling",
+        "tensor",
+        "testing",
+    )
 )
 
 __all__ = [  # noqa: RUF022 - grouped by what they are for
@@ -123,11 +141,13 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "silu", "gelu", "relu", "sigmoid", "exp", "tanh", "rsqrt", "sqrt", "softmax", "rms_norm", "layer_norm",
     "where", "maximum", "minimum", "sum", "mean", "max", "amax",
     "concat", "reshape", "transpose", "astype", "broadcast_to",
+    # bridges to other formats
+    "from_deepseek_v3", "to_deepseek_v3",
     # errors
     "BrecciaError", "FormatError", "RecipeError", "ShapeError", "BlockBorderError", "DTypeError", "UnsupportedError",
     "UnknownSizeError", "TraceError", "GradientError", "PassError", "PluginError",
     # submodules
-    "errors", "formats", "functions", "ir", "layouts", "numerics", "recipes", "scaling", "tensor", "testing",
+    "bridges", "errors", "formats", "functions", "ir", "layouts", "numerics", "recipes", "scaling", "tensor", "testing",
 ]  # fmt: skip
 
 

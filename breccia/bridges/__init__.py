@@ -1,0 +1,41 @@
+"""Bridges: tensors of other libraries and checkpoint formats, taken as `ScaledTensor`s and given back.
+
+One file for each foreign format; its first lines say, "theirs -> ours", which way scales go, in which order codes are
+packed and how axes lie. A bridge moves bits: it never quantizes anew. What a format cannot hold is an error that says
+what it can, and how to go on.
+
+Weights are of shape (..., out, in), as `torch.nn.Linear` has them, whatever the axes of the file; blocks run along the
+last axis. Results belong to the library of the arrays given, and lie on their device. A library is imported when a
+function needs it, so `import breccia.bridges` imports none.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from breccia.bridges.deepseek_v3 import from_deepseek_v3, to_deepseek_v3
+
+# Kept equal to the imports above, which are for type checkers alone, by tests/bridges/test_names.py.
+_HOMES = {
+    "deepseek_v3": "from_deepseek_v3 to_deepseek_v3",
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+__all__ = [
+    "from_deepseek_v3", "to_deepseek_v3",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    """Load a bridge on first use."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'breccia.bridges' has no attribute {name!r}; it has: {', '.join(__all__)}")
+    value: object = getattr(import_module(f"breccia.bridges.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,218 @@
+"""What the bridges share: recipes by their parts, arrays in the host's memory, and what they refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from breccia import formats
+from breccia.arrays import Array, library, namespace
+from breccia.errors import DTypeError, FormatError, UnsupportedError
+from breccia.formats import Format
+from breccia.numerics import decode
+from breccia.numerics.storage import native
+from breccia.recipes import Block, Level, Offset, Policy, Recipe, ZeroPoint, all_recipes
+from breccia.tensor import ScaledTensor
+
+Shape = tuple[int, ...]
+HostArray = np.ndarray[Any, np.dtype[Any]]
+Tensors = Mapping[str, Array]
+"""The tensors of one weight by the last part of their names, such as `weight_scale`."""
+
+
+# -- recipes -----------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=256)
+def integer(bits: int, signed: bool) -> Format:
+    """The integer format of so many bits: 1 to 16.
+
+    >>> integer(4, signed=False), integer(3, signed=True)
+    (<format uint4>, <format int3>)
+    """
+    name = f"{'' if signed else 'u'}int{bits}"
+    found = {f.name: f for f in formats.ALL}.get(name)
+    return found or Format(name, f"{'' if signed else 'u'}i{bits}", "int", bits, signed)
+
+
+@lru_cache(maxsize=1)
+def _named() -> dict[tuple[object, ...], Recipe]:
+    return {recipe.decode_key: recipe for recipe in reversed(all_recipes().values())}
+
+
+def recipe_of(
+    element: Format, *levels: tuple[Format, Block | None], zero_point: Format | None = None,
+    offset: Format | None = None,
+) -> Recipe:  # fmt: skip
+    """The recipe of these parts, levels outermost first: a named one wherever it decodes alike.
+
+    >>> recipe_of(formats.float4_e2m1fn, (formats.float8_e8m0fnu, (1, 32)))
+    <recipe mxfp4>
+    """
+    recipe = Recipe(
+        element,
+        tuple(Level(dtype, block) for dtype, block in levels),
+        None if zero_point is None else ZeroPoint(zero_point),
+        None if offset is None else Offset(offset),
+        Policy(scale="ceil", zero_scale="smallest") if levels[-1][0].is_power_of_two else Policy(),
+    )
+    return _named().get(recipe.decode_key, recipe)
+
+
+def float_format(x: Array, what: str) -> Format:
+    """The float format of an array's dtype; raises DTypeError for any other."""
+    name = namespace(x).dtype_name(x)
+    found = {f.name: f for f in formats.ALL if f.kind == "float"}.get(name)
+    if found is None:
+        raise DTypeError(f"{what} must be an array of floats, got {name}")
+    return found
+
+
+def effective(block: Block, shape: Shape) -> Shape:
+    """A block on a tensor of this shape, at most its size: equal ones cover it by the same grid."""
+    return tuple(
+        max(size, 1) if width is None else min(width, max(size, 1)) for size, width in zip(shape, block, strict=True)
+    )
+
+
+def same_blocks(st: ScaledTensor, *blocks: Block | None) -> bool:
+    """Whether the levels of `st`, outermost first, cover it as these blocks do."""
+    rank = st.ndim
+    wanted = [Level(formats.float32, block).resolve(rank) for block in blocks]
+    found = st.recipe.blocks(rank)
+    return len(found) == len(wanted) and all(
+        effective(a, st.shape) == effective(b, st.shape) for a, b in zip(found, wanted, strict=True)
+    )
+
+
+def level_dtypes(st: ScaledTensor) -> tuple[Format, ...]:
+    """The formats of the scales, outermost first."""
+    return tuple(level.dtype for level in st.recipe.levels)
+
+
+# -- arrays ------------------------------------------------------------------------------------------------------------
+
+
+def host(x: Any) -> HostArray:
+    """A NumPy array of the same bits; a view where the memory is the host's."""
+    return np.asarray(namespace(x).to_numpy(x))
+
+
+def beside(st: ScaledTensor, like: Array) -> ScaledTensor:
+    """A tensor in the library of `like`, on its device."""
+    xp = namespace(like)
+    device = xp.device(like)
+    return st.to(library(like), None if library(like) == "mlx" else device)
+
+
+def given_back(x: HostArray, like: Array) -> Array:
+    """A NumPy array in the library of `like`, on its device."""
+    xp = namespace(like)
+    return xp.from_numpy(np.ascontiguousarray(x).reshape(x.shape), None if library(like) == "mlx" else xp.device(like))
+
+
+def native_view(x: Array, fmt: Format) -> Array:
+    """Stored codes as the format's own dtype, such as `torch.float8_e4m3fn`; as they are where a library has none."""
+    name = native(fmt)
+    if name is None or fmt.bits != 8 or library(x) == "mlx":
+        return x
+    if library(x) == "torch":
+        import torch
+
+        return x.view(getattr(torch, name))  # E8M0 too, which the primitives have no use for
+    return namespace(x).bitcast(x, name)
+
+
+def as_bytes(x: Array, what: str, *allowed: str) -> Array:
+    """The bits of an array of one-byte entries as uint8; raises DTypeError unless its dtype is among `allowed`."""
+    xp = namespace(x)
+    name = xp.dtype_name(x)
+    if name not in (*allowed, "uint8"):
+        raise DTypeError(f"{what} must be an array of {' or '.join(dict.fromkeys((*allowed, 'uint8')))}, got {name}")
+    return xp.bitcast(x, "uint8")
+
+
+def float32_scales(scales: Array, fmt: Format) -> Array:
+    """Stored scales as float32; exact, as every format of at most 32 bits is within it."""
+    return decode(scales, fmt)
+
+
+def power_of_two_codes(scales: Array, what: str) -> Array:
+    """The E8M0 codes of float32 scales that are powers of two; raises FormatError for any other value."""
+    values = host(scales).astype(np.float32)
+    bits = np.ascontiguousarray(values).reshape(values.shape).view(np.uint32)
+    codes = (bits >> np.uint32(23)).astype(np.uint8)
+    smallest = bits == np.uint32(0x400000)  # 2**-127 is a subnormal float32; its code is 0, as the exponent says
+    right = ((bits & np.uint32(0x7FFFFF)) == 0) & (codes > 0) & (codes < 255) & (bits >> np.uint32(31) == 0) | smallest
+    nans = np.isnan(values)
+    if not np.all(right | nans):
+        bad = values[~(right | nans)].reshape(-1)[0]
+        raise FormatError(f"{what} must be powers of two to be stored as E8M0; {bad!r} is none: take them as float32")
+    return given_back(np.where(nans, np.uint8(255), codes), scales)
+
+
+# -- what is read and what is refused ----------------------------------------------------------------------------------
+
+
+class Parts:
+    """The tensors of one weight in a foreign format.
+
+    Invariant: after `done`, every tensor was read, or is known not to touch the weight's values. A scale that nobody
+    reads would be a silent error.
+    """
+
+    def __init__(self, peer: str, tensors: Tensors, ignored: Collection[str] = ()) -> None:
+        self.peer, self._tensors, self._left = peer, tensors, set(tensors) - set(ignored)
+
+    def take(self, name: str) -> Array:
+        """The tensor called `name`; raises FormatError where there is none."""
+        if name not in self._tensors:
+            raise FormatError(
+                f"{self.peer}: there is no tensor {name!r}; given are {', '.join(sorted(self._tensors)) or 'none'}"
+            )
+        self._left.discard(name)
+        return self._tensors[name]
+
+    def maybe(self, name: str) -> Array | None:
+        """The tensor called `name`, or None."""
+        return self.take(name) if self._tensors.get(name) is not None else None
+
+    def has(self, name: str) -> bool:
+        return self._tensors.get(name) is not None
+
+    def done(self) -> None:
+        """Raise FormatError where a tensor was not read."""
+        left = sorted(name for name in self._left if self._tensors[name] is not None)
+        if left:
+            raise FormatError(
+                f"{self.peer}: this bridge does not know the tensor{'s' * (len(left) > 1)} {', '.join(left)}, "
+                "without which the weight may be wrong; leave out what does not belong to the weight"
+            )
+
+
+def cannot_hold(peer: str, st: ScaledTensor, holds: str, go_on: str) -> UnsupportedError:
+    """The error for a tensor that a format has no place for."""
+    return UnsupportedError(
+        f"{peer} holds {holds}; it cannot hold a tensor of shape {st.shape} with {st.recipe.describe()} "
+        f"({st.recipe!r}). To go on: {go_on}"
+    )
+
+
+def requantize_to(recipe: str) -> str:
+    """How to go on where only another quantization helps, which nobody should get without asking."""
+    return f"breccia.requantize(st, breccia.recipes.{recipe}), which changes values"
+
+
+def check_shape(found: Shape, wanted: Shape, what: str, peer: str) -> None:
+    """Raise FormatError unless a foreign tensor has the shape that the others call for."""
+    if tuple(found) != tuple(wanted):
+        raise FormatError(f"{peer}: {what} must have shape {tuple(wanted)}, got {tuple(found)}")
+
+
+def entries(shape: Shape) -> int:
+    """The number of entries of a shape."""
+    return prod(shape)
