@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from breccia import testing as testing
     from breccia.bridges import (
         from_deepseek_v3,
+        from_dlpack,
+        load_safetensors,
+        save_safetensors,
         to_deepseek_v3,
+        to_dlpack,
     )
     from breccia.delayed import delayed_init, delayed_update
     from breccia.errors import (
@@ -89,7 +93,7 @@ if TYPE_CHECKING:
 
 # Kept equal to the imports above, which are for type checkers alone, by tests/test_import.py.
 _HOMES = {
-    "breccia.bridges": ("from_deepseek_v3 to_deepseek_v3"),
+    "breccia.bridges": ("save_safetensors load_safetensors from_deepseek_v3 to_deepseek_v3 to_dlpack from_dlpack"),
     "breccia.delayed": "delayed_init delayed_update",
     "breccia.errors": (
         "BlockBorderError BrecciaError DTypeError FormatError GradientError PassError PluginError RecipeError "
@@ -142,7 +146,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "where", "maximum", "minimum", "sum", "mean", "max", "amax",
     "concat", "reshape", "transpose", "astype", "broadcast_to",
     # bridges to other formats
-    "from_deepseek_v3", "to_deepseek_v3",
+    "save_safetensors", "load_safetensors", "from_deepseek_v3", "to_deepseek_v3", "to_dlpack", "from_dlpack",
     # errors
     "BrecciaError", "FormatError", "RecipeError", "ShapeError", "BlockBorderError", "DTypeError", "UnsupportedError",
     "UnknownSizeError", "TraceError", "GradientError", "PassError", "PluginError",

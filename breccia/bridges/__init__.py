@@ -16,15 +16,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from breccia.bridges.deepseek_v3 import from_deepseek_v3, to_deepseek_v3
+    from breccia.bridges.dlpack import from_dlpack, to_dlpack
+    from breccia.bridges.safetensors import load_safetensors, save_safetensors
 
 # Kept equal to the imports above, which are for type checkers alone, by tests/bridges/test_names.py.
 _HOMES = {
+    "safetensors": "save_safetensors load_safetensors",
     "deepseek_v3": "from_deepseek_v3 to_deepseek_v3",
+    "dlpack": "to_dlpack from_dlpack",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
-__all__ = [
-    "from_deepseek_v3", "to_deepseek_v3",
+__all__ = [  # noqa: RUF022 - grouped by format
+    "save_safetensors", "load_safetensors", "from_deepseek_v3", "to_deepseek_v3", "to_dlpack", "from_dlpack",
 ]  # fmt: skip
 
 

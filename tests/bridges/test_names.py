@@ -34,7 +34,7 @@ def test_every_name_is_there_and_on_top(name):
 
 
 def test_an_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="has no attribute 'from_nowhere'; it has: from_"):
+    with pytest.raises(AttributeError, match=r"has no attribute 'from_nowhere'; it has: .*from_deepseek_v3"):
         _ = bridges.from_nowhere
 
 
