@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from breccia.bridges import (
         from_deepseek_v3,
         from_dlpack,
+        from_torchao,
         load_safetensors,
         save_safetensors,
         to_deepseek_v3,
         to_dlpack,
+        to_torchao,
     )
     from breccia.delayed import delayed_init, delayed_update
     from breccia.errors import (
@@ -93,7 +95,10 @@ if TYPE_CHECKING:
 
 # Kept equal to the imports above, which are for type checkers alone, by tests/test_import.py.
 _HOMES = {
-    "breccia.bridges": ("save_safetensors load_safetensors from_deepseek_v3 to_deepseek_v3 to_dlpack from_dlpack"),
+    "breccia.bridges": (
+        "save_safetensors load_safetensors from_deepseek_v3 to_deepseek_v3 from_torchao to_torchao to_dlpack "
+        "from_dlpack"
+    ),
     "breccia.delayed": "delayed_init delayed_update",
     "breccia.errors": (
         "BlockBorderError BrecciaError DTypeError FormatError GradientError PassError PluginError RecipeError "
@@ -146,7 +151,8 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "where", "maximum", "minimum", "sum", "mean", "max", "amax",
     "concat", "reshape", "transpose", "astype", "broadcast_to",
     # bridges to other formats
-    "save_safetensors", "load_safetensors", "from_deepseek_v3", "to_deepseek_v3", "to_dlpack", "from_dlpack",
+    "save_safetensors", "load_safetensors", "from_deepseek_v3", "to_deepseek_v3", "from_torchao", "to_torchao",
+    "to_dlpack", "from_dlpack",
     # errors
     "BrecciaError", "FormatError", "RecipeError", "ShapeError", "BlockBorderError", "DTypeError", "UnsupportedError",
     "UnknownSizeError", "TraceError", "GradientError", "PassError", "PluginError",

@@ -11,12 +11,13 @@ import numpy as np
 
 from breccia import formats
 from breccia.arrays import Array, library, namespace
-from breccia.errors import DTypeError, FormatError, UnsupportedError
+from breccia.errors import DTypeError, FormatError, RecipeError, UnsupportedError
 from breccia.formats import Format
+from breccia.layouts import swizzle_128x4
 from breccia.numerics import decode
 from breccia.numerics.storage import native
-from breccia.recipes import Block, Level, Offset, Policy, Recipe, ZeroPoint, all_recipes
-from breccia.tensor import ScaledTensor
+from breccia.recipes import Block, Level, Offset, Policy, Recipe, ZeroPoint, all_recipes, grid_shape
+from breccia.tensor import ScaledTensor, assembled
 
 Shape = tuple[int, ...]
 HostArray = np.ndarray[Any, np.dtype[Any]]
@@ -216,3 +217,47 @@ def check_shape(found: Shape, wanted: Shape, what: str, peer: str) -> None:
 def entries(shape: Shape) -> int:
     """The number of entries of a shape."""
     return prod(shape)
+
+
+def expected(st: ScaledTensor, recipe: Recipe | None, peer: str) -> ScaledTensor:
+    """`st`, told to be of `recipe`, as 0.1's bridges let one say; raises RecipeError where that decodes otherwise."""
+    if recipe is None:
+        return st
+    fits = recipe.element == st.recipe.element and level_dtypes(st) == tuple(level.dtype for level in recipe.levels)
+    fits = fits and (recipe.zero_point, recipe.offset) == (st.recipe.zero_point, st.recipe.offset)
+    if not fits or not same_blocks(st, *(level.block for level in recipe.levels)):
+        raise RecipeError(
+            f"{peer}: the tensor has {st.recipe.describe()} ({st.recipe!r}), which is not {recipe!r} "
+            f"({recipe.describe()}); leave recipe out, or requantize to it afterwards"
+        )
+    return with_recipe(st, recipe)
+
+
+def with_recipe(st: ScaledTensor, recipe: Recipe) -> ScaledTensor:
+    """The same bits under a recipe that covers them alike."""
+    rank = st.ndim
+    scales = [
+        namespace(scale).reshape(scale, () if level.block is None else grid_shape(st.shape, level.resolve(rank)))
+        for scale, level in zip(st.scales, recipe.levels, strict=True)
+    ]
+    extra = [x if x is None else namespace(x).reshape(x, tuple(scales[-1].shape)) for x in (st.zero_point, st.offset)]
+    return assembled(st.data, tuple(scales), recipe, extra[0], extra[1], st.shape, st.dtype)
+
+
+def unpadded(scales: Array, logical: Shape, swizzled: bool, what: str, peer: str) -> Array:
+    """Scales of shape `logical` (rows, columns), from padded ones, or from cuBLAS' 128x4 order of padded ones.
+
+    Raises FormatError where there are fewer than `logical` calls for.
+    """
+    xp = namespace(scales)
+    if swizzled:
+        storage = swizzle_128x4.shape(logical)
+        if entries(xp.shape(scales)) != entries(storage):
+            raise FormatError(
+                f"{peer}: {what} of {logical} in 128x4 order take {entries(storage)} bytes, got {xp.shape(scales)}"
+            )
+        return given_back(swizzle_128x4.unpack(host(scales).reshape(storage), logical), scales)
+    found = xp.shape(scales)
+    if len(found) != 2 or any(n < m for n, m in zip(found, logical, strict=True)):
+        raise FormatError(f"{peer}: {what} must have at least shape {logical}, got {found}")
+    return scales[: logical[0], : logical[1]]
