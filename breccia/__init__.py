@@ -26,12 +26,16 @@ if TYPE_CHECKING:
     from breccia.bridges import (
         from_deepseek_v3,
         from_dlpack,
+        from_gpt_oss,
         from_torchao,
+        from_transformer_engine,
         load_safetensors,
         save_safetensors,
         to_deepseek_v3,
         to_dlpack,
+        to_gpt_oss,
         to_torchao,
+        to_transformer_engine,
     )
     from breccia.delayed import delayed_init, delayed_update
     from breccia.errors import (
@@ -96,8 +100,8 @@ if TYPE_CHECKING:
 # Kept equal to the imports above, which are for type checkers alone, by tests/test_import.py.
 _HOMES = {
     "breccia.bridges": (
-        "save_safetensors load_safetensors from_deepseek_v3 to_deepseek_v3 from_torchao to_torchao to_dlpack "
-        "from_dlpack"
+        "save_safetensors load_safetensors from_deepseek_v3 to_deepseek_v3 from_torchao to_torchao "
+        "from_transformer_engine to_transformer_engine from_gpt_oss to_gpt_oss to_dlpack from_dlpack"
     ),
     "breccia.delayed": "delayed_init delayed_update",
     "breccia.errors": (
@@ -152,7 +156,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "concat", "reshape", "transpose", "astype", "broadcast_to",
     # bridges to other formats
     "save_safetensors", "load_safetensors", "from_deepseek_v3", "to_deepseek_v3", "from_torchao", "to_torchao",
-    "to_dlpack", "from_dlpack",
+    "from_transformer_engine", "to_transformer_engine", "from_gpt_oss", "to_gpt_oss", "to_dlpack", "from_dlpack",
     # errors
     "BrecciaError", "FormatError", "RecipeError", "ShapeError", "BlockBorderError", "DTypeError", "UnsupportedError",
     "UnknownSizeError", "TraceError", "GradientError", "PassError", "PluginError",

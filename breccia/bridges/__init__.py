@@ -17,21 +17,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from breccia.bridges.deepseek_v3 import from_deepseek_v3, to_deepseek_v3
     from breccia.bridges.dlpack import from_dlpack, to_dlpack
+    from breccia.bridges.gpt_oss import from_gpt_oss, to_gpt_oss
     from breccia.bridges.safetensors import load_safetensors, save_safetensors
     from breccia.bridges.torchao import from_torchao, to_torchao
+    from breccia.bridges.transformer_engine import from_transformer_engine, to_transformer_engine
 
 # Kept equal to the imports above, which are for type checkers alone, by tests/bridges/test_names.py.
 _HOMES = {
     "safetensors": "save_safetensors load_safetensors",
     "deepseek_v3": "from_deepseek_v3 to_deepseek_v3",
     "torchao": "from_torchao to_torchao",
+    "transformer_engine": "from_transformer_engine to_transformer_engine",
+    "gpt_oss": "from_gpt_oss to_gpt_oss",
     "dlpack": "to_dlpack from_dlpack",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 __all__ = [  # noqa: RUF022 - grouped by format
     "save_safetensors", "load_safetensors", "from_deepseek_v3", "to_deepseek_v3", "from_torchao", "to_torchao",
-    "to_dlpack", "from_dlpack",
+    "from_transformer_engine", "to_transformer_engine", "from_gpt_oss", "to_gpt_oss", "to_dlpack", "from_dlpack",
 ]  # fmt: skip
 
 
