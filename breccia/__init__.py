@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from breccia import tensor as tensor
     from breccia import testing as testing
     from breccia.bridges import (
+        from_compressed_tensors,
         from_deepseek_v3,
         from_dlpack,
         from_gpt_oss,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         from_transformer_engine,
         load_safetensors,
         save_safetensors,
+        to_compressed_tensors,
         to_deepseek_v3,
         to_dlpack,
         to_gpt_oss,
@@ -101,7 +103,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "breccia.bridges": (
         "save_safetensors load_safetensors from_deepseek_v3 to_deepseek_v3 from_torchao to_torchao "
-        "from_transformer_engine to_transformer_engine from_gpt_oss to_gpt_oss to_dlpack from_dlpack"
+        "from_transformer_engine to_transformer_engine from_compressed_tensors to_compressed_tensors from_gpt_oss "
+        "to_gpt_oss to_dlpack from_dlpack"
     ),
     "breccia.delayed": "delayed_init delayed_update",
     "breccia.errors": (
@@ -156,7 +159,8 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "concat", "reshape", "transpose", "astype", "broadcast_to",
     # bridges to other formats
     "save_safetensors", "load_safetensors", "from_deepseek_v3", "to_deepseek_v3", "from_torchao", "to_torchao",
-    "from_transformer_engine", "to_transformer_engine", "from_gpt_oss", "to_gpt_oss", "to_dlpack", "from_dlpack",
+    "from_transformer_engine", "to_transformer_engine", "from_compressed_tensors", "to_compressed_tensors",
+    "from_gpt_oss", "to_gpt_oss", "to_dlpack", "from_dlpack",
     # errors
     "BrecciaError", "FormatError", "RecipeError", "ShapeError", "BlockBorderError", "DTypeError", "UnsupportedError",
     "UnknownSizeError", "TraceError", "GradientError", "PassError", "PluginError",

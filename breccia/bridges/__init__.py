@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from breccia.bridges.compressed_tensors import from_compressed_tensors, to_compressed_tensors
     from breccia.bridges.deepseek_v3 import from_deepseek_v3, to_deepseek_v3
     from breccia.bridges.dlpack import from_dlpack, to_dlpack
     from breccia.bridges.gpt_oss import from_gpt_oss, to_gpt_oss
@@ -28,6 +29,7 @@ _HOMES = {
     "deepseek_v3": "from_deepseek_v3 to_deepseek_v3",
     "torchao": "from_torchao to_torchao",
     "transformer_engine": "from_transformer_engine to_transformer_engine",
+    "compressed_tensors": "from_compressed_tensors to_compressed_tensors",
     "gpt_oss": "from_gpt_oss to_gpt_oss",
     "dlpack": "to_dlpack from_dlpack",
 }
@@ -35,7 +37,8 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.s
 
 __all__ = [  # noqa: RUF022 - grouped by format
     "save_safetensors", "load_safetensors", "from_deepseek_v3", "to_deepseek_v3", "from_torchao", "to_torchao",
-    "from_transformer_engine", "to_transformer_engine", "from_gpt_oss", "to_gpt_oss", "to_dlpack", "from_dlpack",
+    "from_transformer_engine", "to_transformer_engine", "from_compressed_tensors", "to_compressed_tensors",
+    "from_gpt_oss", "to_gpt_oss", "to_dlpack", "from_dlpack",
 ]  # fmt: skip
 
 

@@ -34,6 +34,7 @@ def pack_stream(codes: HostArray, bits: int, multiple: int = 1) -> HostArray:
     """The inverse of `unpack_stream`: bytes, as many as fill whole groups of `multiple`, padded with 0."""
     length = codes.shape[-1]
     nbytes = -(-bits * length // (8 * multiple)) * multiple
+    made: HostArray
     if bits == 8:
         made = codes
     elif 8 % bits == 0:
@@ -58,7 +59,7 @@ def unpack_words(words: HostArray, bits: int, order: Sequence[int] | None = None
     order: which column of a word its i-th lowest code is; None for the order of columns.
     """
     per = 32 // bits
-    codes = unpack_stream(octets_of(words), bits, np.shape(words)[-1] * per)
+    codes = unpack_stream(octets_of(words), bits, words.size // max(words[..., 0].size, 1) * per)
     if order is None:
         return codes
     grouped = codes.reshape(*words.shape, per)

@@ -111,9 +111,11 @@ def beside(st: ScaledTensor, like: Array) -> ScaledTensor:
 
 
 def given_back(x: HostArray, like: Array) -> Array:
-    """A NumPy array in the library of `like`, on its device."""
+    """A NumPy array in the library of `like`, on its device; row-major, also in the strides of axes of one entry."""
     xp = namespace(like)
-    return xp.from_numpy(np.ascontiguousarray(x).reshape(x.shape), None if library(like) == "mlx" else xp.device(like))
+    return xp.from_numpy(
+        np.ascontiguousarray(x).reshape(-1).reshape(x.shape), None if library(like) == "mlx" else xp.device(like)
+    )
 
 
 def native_view(x: Array, fmt: Format) -> Array:
@@ -261,3 +263,30 @@ def unpadded(scales: Array, logical: Shape, swizzled: bool, what: str, peer: str
     if len(found) != 2 or any(n < m for n, m in zip(found, logical, strict=True)):
         raise FormatError(f"{peer}: {what} must have at least shape {logical}, got {found}")
     return scales[: logical[0], : logical[1]]
+
+
+def flag(arguments: Any, name: str, default: Any = None) -> Any:
+    """A field of a configuration, given as a mapping or as an object with attributes; enums by their value."""
+    found = arguments.get(name) if isinstance(arguments, Mapping) else getattr(arguments, name, None)
+    found = default if found is None else found
+    return getattr(found, "value", found)
+
+
+def inverse(x: Array) -> HostArray:
+    """1 / x in float32, on the host: between global scales that divide and scales, which multiply."""
+    with np.errstate(all="ignore"):
+        return np.float32(1) / host(x).astype(np.float32)
+
+
+def dividing(outer: Array, peer: str) -> HostArray:
+    """The global scale that divides and whose inverse is `outer`, bit for bit; raises UnsupportedError if none is."""
+    wanted = host(outer).astype(np.float32).reshape(())
+    near = np.asarray(inverse(wanted))
+    for steps in (0, 1, -1, 2, -2):
+        made = np.asarray((near.view(np.int32) + np.int32(steps)).view(np.float32))
+        if np.asarray(inverse(made)).tobytes() == wanted.tobytes():
+            return made
+    raise UnsupportedError(
+        f"{peer} divides by its global scale, and no float32 has {float(wanted)!r} as its inverse; give the one that "
+        "the tensor came with, or requantize"
+    )
