@@ -27,7 +27,9 @@ if TYPE_CHECKING:
         from_compressed_tensors,
         from_deepseek_v3,
         from_dlpack,
+        from_gguf,
         from_gpt_oss,
+        from_mlx,
         from_torchao,
         from_transformer_engine,
         load_safetensors,
@@ -35,7 +37,9 @@ if TYPE_CHECKING:
         to_compressed_tensors,
         to_deepseek_v3,
         to_dlpack,
+        to_gguf,
         to_gpt_oss,
+        to_mlx,
         to_torchao,
         to_transformer_engine,
     )
@@ -104,7 +108,7 @@ _HOMES = {
     "breccia.bridges": (
         "save_safetensors load_safetensors from_deepseek_v3 to_deepseek_v3 from_torchao to_torchao "
         "from_transformer_engine to_transformer_engine from_compressed_tensors to_compressed_tensors from_gpt_oss "
-        "to_gpt_oss to_dlpack from_dlpack"
+        "to_gpt_oss from_gguf to_gguf from_mlx to_mlx to_dlpack from_dlpack"
     ),
     "breccia.delayed": "delayed_init delayed_update",
     "breccia.errors": (
@@ -160,7 +164,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     # bridges to other formats
     "save_safetensors", "load_safetensors", "from_deepseek_v3", "to_deepseek_v3", "from_torchao", "to_torchao",
     "from_transformer_engine", "to_transformer_engine", "from_compressed_tensors", "to_compressed_tensors",
-    "from_gpt_oss", "to_gpt_oss", "to_dlpack", "from_dlpack",
+    "from_gpt_oss", "to_gpt_oss", "from_gguf", "to_gguf", "from_mlx", "to_mlx", "to_dlpack", "from_dlpack",
     # errors
     "BrecciaError", "FormatError", "RecipeError", "ShapeError", "BlockBorderError", "DTypeError", "UnsupportedError",
     "UnknownSizeError", "TraceError", "GradientError", "PassError", "PluginError",

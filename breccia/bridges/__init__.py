@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from breccia.bridges.compressed_tensors import from_compressed_tensors, to_compressed_tensors
     from breccia.bridges.deepseek_v3 import from_deepseek_v3, to_deepseek_v3
     from breccia.bridges.dlpack import from_dlpack, to_dlpack
+    from breccia.bridges.gguf import from_gguf, to_gguf
     from breccia.bridges.gpt_oss import from_gpt_oss, to_gpt_oss
+    from breccia.bridges.mlx import from_mlx, to_mlx
     from breccia.bridges.safetensors import load_safetensors, save_safetensors
     from breccia.bridges.torchao import from_torchao, to_torchao
     from breccia.bridges.transformer_engine import from_transformer_engine, to_transformer_engine
@@ -31,6 +33,8 @@ _HOMES = {
     "transformer_engine": "from_transformer_engine to_transformer_engine",
     "compressed_tensors": "from_compressed_tensors to_compressed_tensors",
     "gpt_oss": "from_gpt_oss to_gpt_oss",
+    "gguf": "from_gguf to_gguf",
+    "mlx": "from_mlx to_mlx",
     "dlpack": "to_dlpack from_dlpack",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
@@ -38,7 +42,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.s
 __all__ = [  # noqa: RUF022 - grouped by format
     "save_safetensors", "load_safetensors", "from_deepseek_v3", "to_deepseek_v3", "from_torchao", "to_torchao",
     "from_transformer_engine", "to_transformer_engine", "from_compressed_tensors", "to_compressed_tensors",
-    "from_gpt_oss", "to_gpt_oss", "to_dlpack", "from_dlpack",
+    "from_gpt_oss", "to_gpt_oss", "from_gguf", "to_gguf", "from_mlx", "to_mlx", "to_dlpack", "from_dlpack",
 ]  # fmt: skip
 
 

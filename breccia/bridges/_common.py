@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from breccia import formats
-from breccia.arrays import Array, library, namespace
+from breccia.arrays import Array, library, namespace, numpy_dtype
 from breccia.errors import DTypeError, FormatError, RecipeError, UnsupportedError
 from breccia.formats import Format
 from breccia.layouts import swizzle_128x4
@@ -290,3 +290,12 @@ def dividing(outer: Array, peer: str) -> HostArray:
         f"{peer} divides by its global scale, and no float32 has {float(wanted)!r} as its inverse; give the one that "
         "the tensor came with, or requantize"
     )
+
+
+def exactly_in(scales: Array, fmt: Format, to: Format) -> HostArray | None:
+    """Stored scales (or offsets) in another float format, on the host; None where that would change one."""
+    values = host(decode(scales, fmt)).astype(np.float32)
+    with np.errstate(all="ignore"):
+        made = values.astype(numpy_dtype(to.name))
+    same = made.astype(np.float32).view(np.uint32) == values.view(np.uint32)
+    return made if bool(np.all(same)) else None
