@@ -24,22 +24,31 @@ if TYPE_CHECKING:
     from breccia import tensor as tensor
     from breccia import testing as testing
     from breccia.bridges import (
+        from_awq,
+        from_bitsandbytes,
         from_compressed_tensors,
         from_deepseek_v3,
         from_dlpack,
         from_gguf,
         from_gpt_oss,
+        from_gptq,
+        from_gptq_ordered,
         from_mlx,
+        from_modelopt,
         from_torchao,
         from_transformer_engine,
         load_safetensors,
         save_safetensors,
+        to_awq,
+        to_bitsandbytes,
         to_compressed_tensors,
         to_deepseek_v3,
         to_dlpack,
         to_gguf,
         to_gpt_oss,
+        to_gptq,
         to_mlx,
+        to_modelopt,
         to_torchao,
         to_transformer_engine,
     )
@@ -108,7 +117,8 @@ _HOMES = {
     "breccia.bridges": (
         "save_safetensors load_safetensors from_deepseek_v3 to_deepseek_v3 from_torchao to_torchao "
         "from_transformer_engine to_transformer_engine from_compressed_tensors to_compressed_tensors from_gpt_oss "
-        "to_gpt_oss from_gguf to_gguf from_mlx to_mlx to_dlpack from_dlpack"
+        "to_gpt_oss from_modelopt to_modelopt from_gguf to_gguf from_mlx to_mlx from_gptq from_gptq_ordered to_gptq "
+        "from_awq to_awq from_bitsandbytes to_bitsandbytes to_dlpack from_dlpack"
     ),
     "breccia.delayed": "delayed_init delayed_update",
     "breccia.errors": (
@@ -164,7 +174,9 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     # bridges to other formats
     "save_safetensors", "load_safetensors", "from_deepseek_v3", "to_deepseek_v3", "from_torchao", "to_torchao",
     "from_transformer_engine", "to_transformer_engine", "from_compressed_tensors", "to_compressed_tensors",
-    "from_gpt_oss", "to_gpt_oss", "from_gguf", "to_gguf", "from_mlx", "to_mlx", "to_dlpack", "from_dlpack",
+    "from_gpt_oss", "to_gpt_oss", "from_modelopt", "to_modelopt", "from_gguf", "to_gguf", "from_mlx", "to_mlx",
+    "from_gptq", "from_gptq_ordered", "to_gptq", "from_awq", "to_awq", "from_bitsandbytes", "to_bitsandbytes",
+    "to_dlpack", "from_dlpack",
     # errors
     "BrecciaError", "FormatError", "RecipeError", "ShapeError", "BlockBorderError", "DTypeError", "UnsupportedError",
     "UnknownSizeError", "TraceError", "GradientError", "PassError", "PluginError",

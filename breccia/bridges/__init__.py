@@ -15,12 +15,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from breccia.bridges.awq import from_awq, to_awq
+    from breccia.bridges.bitsandbytes import from_bitsandbytes, to_bitsandbytes
     from breccia.bridges.compressed_tensors import from_compressed_tensors, to_compressed_tensors
     from breccia.bridges.deepseek_v3 import from_deepseek_v3, to_deepseek_v3
     from breccia.bridges.dlpack import from_dlpack, to_dlpack
     from breccia.bridges.gguf import from_gguf, to_gguf
     from breccia.bridges.gpt_oss import from_gpt_oss, to_gpt_oss
+    from breccia.bridges.gptq import from_gptq, from_gptq_ordered, to_gptq
     from breccia.bridges.mlx import from_mlx, to_mlx
+    from breccia.bridges.modelopt import from_modelopt, to_modelopt
     from breccia.bridges.safetensors import load_safetensors, save_safetensors
     from breccia.bridges.torchao import from_torchao, to_torchao
     from breccia.bridges.transformer_engine import from_transformer_engine, to_transformer_engine
@@ -33,8 +37,12 @@ _HOMES = {
     "transformer_engine": "from_transformer_engine to_transformer_engine",
     "compressed_tensors": "from_compressed_tensors to_compressed_tensors",
     "gpt_oss": "from_gpt_oss to_gpt_oss",
+    "modelopt": "from_modelopt to_modelopt",
     "gguf": "from_gguf to_gguf",
     "mlx": "from_mlx to_mlx",
+    "gptq": "from_gptq from_gptq_ordered to_gptq",
+    "awq": "from_awq to_awq",
+    "bitsandbytes": "from_bitsandbytes to_bitsandbytes",
     "dlpack": "to_dlpack from_dlpack",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
@@ -42,7 +50,9 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.s
 __all__ = [  # noqa: RUF022 - grouped by format
     "save_safetensors", "load_safetensors", "from_deepseek_v3", "to_deepseek_v3", "from_torchao", "to_torchao",
     "from_transformer_engine", "to_transformer_engine", "from_compressed_tensors", "to_compressed_tensors",
-    "from_gpt_oss", "to_gpt_oss", "from_gguf", "to_gguf", "from_mlx", "to_mlx", "to_dlpack", "from_dlpack",
+    "from_gpt_oss", "to_gpt_oss", "from_modelopt", "to_modelopt", "from_gguf", "to_gguf", "from_mlx", "to_mlx",
+    "from_gptq", "from_gptq_ordered", "to_gptq", "from_awq", "to_awq", "from_bitsandbytes", "to_bitsandbytes",
+    "to_dlpack", "from_dlpack",
 ]  # fmt: skip
 
 
