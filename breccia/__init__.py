@@ -33,8 +33,10 @@ if TYPE_CHECKING:
         from_gpt_oss,
         from_gptq,
         from_gptq_ordered,
+        from_hqq,
         from_mlx,
         from_modelopt,
+        from_quark,
         from_torchao,
         from_transformer_engine,
         load_safetensors,
@@ -47,8 +49,10 @@ if TYPE_CHECKING:
         to_gguf,
         to_gpt_oss,
         to_gptq,
+        to_hqq,
         to_mlx,
         to_modelopt,
+        to_quark,
         to_torchao,
         to_transformer_engine,
     )
@@ -118,7 +122,8 @@ _HOMES = {
         "save_safetensors load_safetensors from_deepseek_v3 to_deepseek_v3 from_torchao to_torchao "
         "from_transformer_engine to_transformer_engine from_compressed_tensors to_compressed_tensors from_gpt_oss "
         "to_gpt_oss from_modelopt to_modelopt from_gguf to_gguf from_mlx to_mlx from_gptq from_gptq_ordered to_gptq "
-        "from_awq to_awq from_bitsandbytes to_bitsandbytes to_dlpack from_dlpack"
+        "from_awq to_awq from_bitsandbytes to_bitsandbytes from_hqq to_hqq from_quark to_quark to_dlpack "
+        "from_dlpack"
     ),
     "breccia.delayed": "delayed_init delayed_update",
     "breccia.errors": (
@@ -176,7 +181,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "from_transformer_engine", "to_transformer_engine", "from_compressed_tensors", "to_compressed_tensors",
     "from_gpt_oss", "to_gpt_oss", "from_modelopt", "to_modelopt", "from_gguf", "to_gguf", "from_mlx", "to_mlx",
     "from_gptq", "from_gptq_ordered", "to_gptq", "from_awq", "to_awq", "from_bitsandbytes", "to_bitsandbytes",
-    "to_dlpack", "from_dlpack",
+    "from_hqq", "to_hqq", "from_quark", "to_quark", "to_dlpack", "from_dlpack",
     # errors
     "BrecciaError", "FormatError", "RecipeError", "ShapeError", "BlockBorderError", "DTypeError", "UnsupportedError",
     "UnknownSizeError", "TraceError", "GradientError", "PassError", "PluginError",

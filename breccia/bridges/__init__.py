@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from breccia.bridges.gguf import from_gguf, to_gguf
     from breccia.bridges.gpt_oss import from_gpt_oss, to_gpt_oss
     from breccia.bridges.gptq import from_gptq, from_gptq_ordered, to_gptq
+    from breccia.bridges.hqq import from_hqq, to_hqq
     from breccia.bridges.mlx import from_mlx, to_mlx
     from breccia.bridges.modelopt import from_modelopt, to_modelopt
+    from breccia.bridges.quark import from_quark, to_quark
     from breccia.bridges.safetensors import load_safetensors, save_safetensors
     from breccia.bridges.torchao import from_torchao, to_torchao
     from breccia.bridges.transformer_engine import from_transformer_engine, to_transformer_engine
@@ -43,6 +45,8 @@ _HOMES = {
     "gptq": "from_gptq from_gptq_ordered to_gptq",
     "awq": "from_awq to_awq",
     "bitsandbytes": "from_bitsandbytes to_bitsandbytes",
+    "hqq": "from_hqq to_hqq",
+    "quark": "from_quark to_quark",
     "dlpack": "to_dlpack from_dlpack",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
@@ -52,7 +56,7 @@ __all__ = [  # noqa: RUF022 - grouped by format
     "from_transformer_engine", "to_transformer_engine", "from_compressed_tensors", "to_compressed_tensors",
     "from_gpt_oss", "to_gpt_oss", "from_modelopt", "to_modelopt", "from_gguf", "to_gguf", "from_mlx", "to_mlx",
     "from_gptq", "from_gptq_ordered", "to_gptq", "from_awq", "to_awq", "from_bitsandbytes", "to_bitsandbytes",
-    "to_dlpack", "from_dlpack",
+    "from_hqq", "to_hqq", "from_quark", "to_quark", "to_dlpack", "from_dlpack",
 ]  # fmt: skip
 
 
