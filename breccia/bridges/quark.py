@@ -4,8 +4,8 @@ theirs -> ours: weight_scale multiplies; zero points are subtracted before. FP4 
 byte, four in three bytes, lowest first), along the input axis; E8M0 scales are uint8, row-major. INT4 and UINT4 per
 group are turned, (in, out / 8): int32 words along the *output* axis, nibble i being column 0, 2, 4, 6, 1, 3, 5, 7 of
 eight (with pack_method "reorder") or i; INT4 nibbles stay two's complement. Their scales are (groups, out), their zero
-points (groups, out / 8) in words alike. Quark's older "mx" weights have 17 bytes a block: the exponent as int8 *without* bias,
-and 16 bytes of FP4.
+points (groups, out / 8) in words alike. Quark's older "mx" weights have 17 bytes a block: the exponent as int8
+*without* bias, and 16 bytes of FP4.
 
 Source: amd-quark 0.13, torch/utils/pack.py.
 """

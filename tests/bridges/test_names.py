@@ -13,6 +13,10 @@ import breccia
 from breccia import bridges
 
 ROOT = Path(breccia.__file__).parent / "bridges"
+NAMES_OF_0_1 = {
+    "from_transformer_engine", "to_transformer_engine", "from_torchao", "to_torchao", "save_safetensors",
+    "load_safetensors", "to_dlpack", "from_dlpack", "from_deepseek_v3", "to_deepseek_v3",
+}  # fmt: skip
 
 
 def test_names_for_type_checkers_are_those_found_at_run_time():
@@ -31,6 +35,15 @@ def test_names_for_type_checkers_are_those_found_at_run_time():
 @pytest.mark.parametrize("name", bridges.__all__)
 def test_every_name_is_there_and_on_top(name):
     assert getattr(bridges, name) is getattr(breccia, name)
+
+
+def test_the_names_of_0_1():
+    assert set(bridges.__all__) >= NAMES_OF_0_1
+
+
+def test_every_bridge_has_a_section_in_the_docs():
+    text = (ROOT.parents[1] / "docs" / "bridges.md").read_text(encoding="utf-8")
+    assert [name for name in bridges.__all__ if f"`{name}" not in text] == []
 
 
 def test_an_unknown_name_is_an_attribute_error():
