@@ -103,13 +103,6 @@ def host(x: Any) -> HostArray:
     return np.asarray(namespace(x).to_numpy(x))
 
 
-def beside(st: ScaledTensor, like: Array) -> ScaledTensor:
-    """A tensor in the library of `like`, on its device."""
-    xp = namespace(like)
-    device = xp.device(like)
-    return st.to(library(like), None if library(like) == "mlx" else device)
-
-
 def given_back(x: HostArray, like: Array) -> Array:
     """A NumPy array in the library of `like`, on its device; row-major, also in the strides of axes of one entry."""
     xp = namespace(like)
@@ -137,11 +130,6 @@ def as_bytes(x: Array, what: str, *allowed: str) -> Array:
     if name not in (*allowed, "uint8"):
         raise DTypeError(f"{what} must be an array of {' or '.join(dict.fromkeys((*allowed, 'uint8')))}, got {name}")
     return xp.bitcast(x, "uint8")
-
-
-def float32_scales(scales: Array, fmt: Format) -> Array:
-    """Stored scales as float32; exact, as every format of at most 32 bits is within it."""
-    return decode(scales, fmt)
 
 
 def power_of_two_codes(scales: Array, what: str) -> Array:
