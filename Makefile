@@ -7,7 +7,7 @@ BENCHMARKS := $(sort $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_%,$(w
 ARGS ?=
 # Tests of what no library may be needed for, and of the libraries next to each other.
 WITHOUT := $(addprefix tests/,test_import.py test_docstrings.py test_readme.py test_tensor.py test_functions.py test_compat_01.py \
-	test_end_to_end.py test_transfer.py test_delayed.py frontend)
+	test_end_to_end.py test_transfer.py test_delayed.py frontend bridges/test_safetensors.py bridges/test_safetensors_file.py)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from breccia._version import __version__
 
 if TYPE_CHECKING:
+    from breccia import bridges as bridges
     from breccia import errors as errors
     from breccia import formats as formats
     from breccia import functions as functions
@@ -22,6 +23,39 @@ if TYPE_CHECKING:
     from breccia import scaling as scaling
     from breccia import tensor as tensor
     from breccia import testing as testing
+    from breccia.bridges import (
+        from_awq,
+        from_bitsandbytes,
+        from_compressed_tensors,
+        from_deepseek_v3,
+        from_dlpack,
+        from_gguf,
+        from_gpt_oss,
+        from_gptq,
+        from_gptq_ordered,
+        from_hqq,
+        from_mlx,
+        from_modelopt,
+        from_quark,
+        from_torchao,
+        from_transformer_engine,
+        load_safetensors,
+        save_safetensors,
+        to_awq,
+        to_bitsandbytes,
+        to_compressed_tensors,
+        to_deepseek_v3,
+        to_dlpack,
+        to_gguf,
+        to_gpt_oss,
+        to_gptq,
+        to_hqq,
+        to_mlx,
+        to_modelopt,
+        to_quark,
+        to_torchao,
+        to_transformer_engine,
+    )
     from breccia.delayed import delayed_init, delayed_update
     from breccia.errors import (
         BlockBorderError,
@@ -84,6 +118,13 @@ if TYPE_CHECKING:
 
 # Kept equal to the imports above, which are for type checkers alone, by tests/test_import.py.
 _HOMES = {
+    "breccia.bridges": (
+        "save_safetensors load_safetensors from_deepseek_v3 to_deepseek_v3 from_torchao to_torchao "
+        "from_transformer_engine to_transformer_engine from_compressed_tensors to_compressed_tensors from_gpt_oss "
+        "to_gpt_oss from_modelopt to_modelopt from_gguf to_gguf from_mlx to_mlx from_gptq from_gptq_ordered to_gptq "
+        "from_awq to_awq from_bitsandbytes to_bitsandbytes from_hqq to_hqq from_quark to_quark to_dlpack "
+        "from_dlpack"
+    ),
     "breccia.delayed": "delayed_init delayed_update",
     "breccia.errors": (
         "BlockBorderError BrecciaError DTypeError FormatError GradientError PassError PluginError RecipeError "
@@ -106,7 +147,19 @@ _HOMES = {
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 _SUBMODULES = frozenset(
-    ("errors", "formats", "functions", "ir", "layouts", "numerics", "recipes", "scaling", "tensor", "testing")
+    (
+        "bridges",
+        "errors",
+        "formats",
+        "functions",
+        "ir",
+        "layouts",
+        "numerics",
+        "recipes",
+        "scaling",
+        "tensor",
+        "testing",
+    )
 )
 
 __all__ = [  # noqa: RUF022 - grouped by what they are for
@@ -123,11 +176,17 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "silu", "gelu", "relu", "sigmoid", "exp", "tanh", "rsqrt", "sqrt", "softmax", "rms_norm", "layer_norm",
     "where", "maximum", "minimum", "sum", "mean", "max", "amax",
     "concat", "reshape", "transpose", "astype", "broadcast_to",
+    # bridges to other formats
+    "save_safetensors", "load_safetensors", "from_deepseek_v3", "to_deepseek_v3", "from_torchao", "to_torchao",
+    "from_transformer_engine", "to_transformer_engine", "from_compressed_tensors", "to_compressed_tensors",
+    "from_gpt_oss", "to_gpt_oss", "from_modelopt", "to_modelopt", "from_gguf", "to_gguf", "from_mlx", "to_mlx",
+    "from_gptq", "from_gptq_ordered", "to_gptq", "from_awq", "to_awq", "from_bitsandbytes", "to_bitsandbytes",
+    "from_hqq", "to_hqq", "from_quark", "to_quark", "to_dlpack", "from_dlpack",
     # errors
     "BrecciaError", "FormatError", "RecipeError", "ShapeError", "BlockBorderError", "DTypeError", "UnsupportedError",
     "UnknownSizeError", "TraceError", "GradientError", "PassError", "PluginError",
     # submodules
-    "errors", "formats", "functions", "ir", "layouts", "numerics", "recipes", "scaling", "tensor", "testing",
+    "bridges", "errors", "formats", "functions", "ir", "layouts", "numerics", "recipes", "scaling", "tensor", "testing",
 ]  # fmt: skip
 
 

@@ -59,3 +59,13 @@ def test_kernels(architecture: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert rows["sm_100"].split() == ["scales", "at", "mma", "and", "mma", "dot_scaled"]
     assert f"layer for triton:{architecture}: 2 kernels" in printed
     assert "@triton.jit\ndef _gemm_0(" in printed
+
+
+def test_te_migration(capsys: pytest.CaptureFixture[str]) -> None:
+    need("torch")
+    example("04_te_migration").main()
+    printed = capsys.readouterr().out
+    assert "recipe=<recipe mxfp8_e4m3>" in printed
+    assert "the same bits: True" in printed
+    assert "compressed-tensors: mxfp8-quantized, weight, weight_scale" in printed
+    assert "GGUF: GGUF holds" in printed
