@@ -31,7 +31,7 @@ PRODUCTS = 4096
 CACHE_BYTES = 46.6
 """Bytes out of the L2 cache in a cycle, for each multiprocessor."""
 EPILOGUE = 600
-"""Cycles for what becomes of one tile of 64 rows; those of a group come one after the other."""
+"""Cycles for what becomes of one tile of 64 rows and 128 columns; those of a group come one after the other."""
 LATENCY = 900
 """Cycles that a step takes at least where its scales are fetched one step ahead."""
 TURN = 7500
@@ -146,7 +146,7 @@ def cost(shape: Shape, rows: int, columns: int, steps: int, groups: int = 1) -> 
     if shape.turns > 1:
         one = steps * max(products, loads) + TURN
     else:
-        one = steps * max(products, loads, LATENCY) + EPILOGUE * shape.waves_m * shape.waves_n
+        one = steps * max(products, loads, LATENCY) + EPILOGUE * shape.waves_m * shape.columns / 128
     return -(-tiles // MULTIPROCESSORS) * one
 
 

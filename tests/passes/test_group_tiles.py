@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from breccia.ir.kernel import KernelOp
-from breccia.passes._group_tiles import SHAPES, TURNS, WITHIN_GROUPS, Shape, cost
+from breccia.passes._group_tiles import FEW, SHAPES, TURNS, WITHIN_GROUPS, Shape, cost
 from breccia.target import find
 from tests.targets.triton.programs import FP8_BLOCKS, gemm, grouped, lowered
 
@@ -13,7 +13,8 @@ SM_90 = find("triton:sm_90").capabilities
 
 
 def best(rows: int, columns: int, depth: int) -> Shape:
-    return min((*SHAPES, *TURNS), key=lambda shape: cost(shape, rows, columns, -(-depth // 128)))
+    few = FEW if rows <= FEW[0].rows else ()
+    return min((*SHAPES, *few, *TURNS), key=lambda shape: cost(shape, rows, columns, -(-depth // 128)))
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,12 @@ def best(rows: int, columns: int, depth: int) -> Shape:
         ((64, 2112, 7168), 64, 16, 2),
         ((128, 2112, 7168), 64, 32, 2),
         ((64, 7168, 16384), 64, 64, 2),
-        ((128, 24576, 1536), 128, 256, 1),
+        ((64, 7168, 2048), 64, 64, 2),
+        ((16, 8192, 8192), 64, 64, 2),
+        ((128, 7168, 16384), 64, 128, 2),
+        ((128, 7168, 2048), 128, 64, 1),
+        ((128, 24576, 1536), 128, 192, 1),
+        ((128, 32768, 512), 128, 256, 1),
     ],
 )
 def test_what_was_quickest_on_a_device_is_picked(
