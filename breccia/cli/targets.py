@@ -36,12 +36,12 @@ def _overview(console: Console) -> None:
             target.full_name, provider(target.name), _yes(target.emits), _yes(not target.unavailable),
             ", ".join(target.capabilities.placements), ", ".join(target.arrays),
         )  # fmt: skip
-    console.print(table)
+    console.print(table, emoji=False)
     console.print()
     for reason, those in absent.items():
-        console.print(f"not here: {escape(', '.join(those))}: {escape(reason)}", highlight=False)
+        console.print(f"not here: {escape(', '.join(those))}: {escape(reason)}", highlight=False, emoji=False)
     for warning in caught:
-        console.print(f"skipped: {escape(str(warning.message))}", highlight=False)
+        console.print(f"skipped: {escape(str(warning.message))}", highlight=False, emoji=False)
 
 
 def _yes(value: bool) -> str:
@@ -60,4 +60,4 @@ def _show(target: Target, console: Console) -> None:
         value = getattr(target.capabilities, f.name)
         parts = value if isinstance(value, tuple) else (value,)
         table.add_row(f.name, escape("\n".join(map(show_value, parts))) or "none")
-    console.print(table)
+    console.print(table, emoji=False)

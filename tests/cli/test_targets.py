@@ -29,7 +29,10 @@ def test_every_target_has_a_row() -> None:
 
 
 def test_it_says_why_a_target_does_not_run_here() -> None:
-    assert re.search(r"^not here: .*metal:apple.*: this version of breccia does not emit", printed(), re.MULTILINE)
+    text = printed()
+    for reason in {find(name).unavailable for name in names()} - {""}:
+        assert re.search(rf"^not here: .*: {re.escape(reason)}$", text, re.MULTILINE)
+    assert all(name in text for name in names())
 
 
 def test_all_capabilities_of_one() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from breccia import recipes
 from breccia.errors import PassError, ShapeError, TraceError, UnsupportedError
 from breccia.frontend.compile import CompiledFunction, FallbackWarning
 from breccia.ir.interpreter import interpret
+from breccia.target import find
 
 bf16 = ml_dtypes.bfloat16
 RNG = np.random.default_rng(0)
@@ -235,7 +237,9 @@ def test_stages_of_ir() -> None:
         low.ir("final")
 
 
-def test_other_targets_lower_and_do_not_emit() -> None:
+def test_targets_without_an_emitter_lower_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = replace(find("metal"), emitter=None, launcher=None, stands_in=False)
+    monkeypatch.setattr("breccia.frontend.compile.found_target", lambda name: silent)
     low = breccia.compile(mlp, target="metal").lower(X, W)
     assert 'breccia.target<"metal:apple"' in low.ir("partitioned")
     assert "mlp for metal:apple" in low.explain()

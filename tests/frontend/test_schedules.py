@@ -95,9 +95,9 @@ def test_other_ops_count() -> None:
 
 def test_unknown_rows_count_by_their_range(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, "sm_90")
-    found = {m: keys(lowered(gated, torch.randn(m, 256).bfloat16())) for m in (10, 16, 17, 64, 200, 5000)}
-    assert found[10] == found[16] != found[17] == found[64] != found[200] != found[5000]
-    assert len({key for (key,) in found.values()}) == 4
+    found = {m: keys(lowered(gated, torch.randn(m, 256).bfloat16())) for m in (10, 16, 17, 32, 64, 200, 5000)}
+    assert found[10] == found[16] != found[17] == found[32] != found[64] != found[200] != found[5000]
+    assert len({key for (key,) in found.values()}) == 5
 
 
 def test_a_schedule_and_what_passes_noted_do_not_count() -> None:

@@ -122,7 +122,7 @@ fp8 = partial(gemm, *FP8_BLOCKS, bias=True)
 GOLDEN: dict[str, tuple[str, str]] = {
     "gemm_float8_1x128": ("sm_90", fp8()),
     "gemm_float8_in_groups": ("sm_90", fp8(typical=4096)),
-    "gemm_float8_in_turns": ("sm_90", fp8(typical=64)),
+    "gemm_float8_in_turns": ("sm_90", fp8(typical=64, k=7168)),
     "gemm_int4_zero_point": ("sm_90", gemm("", "uint4_g128_f16")),
     "gemm_int4_few_rows": ("sm_90", gemm("", "uint4_g128_f16", typical=16)),
     "gemm_mxfp4_few_rows": ("sm_90", gemm("", "mxfp4", typical=64, bias=True)),

@@ -94,7 +94,7 @@ def _bits(a: Array) -> Array:
 
 def _number(word: str) -> int:
     """A literal: 0f and eight digits are the bits of a float32."""
-    return int(word.replace("0f", "0x", 1), 0)
+    return int(f"0x{word[2:]}" if word.startswith("0f") else word, 0)
 
 
 def run(text: str, given: Mapping[str, Any]) -> Array:

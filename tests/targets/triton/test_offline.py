@@ -27,7 +27,9 @@ NVFP4_COLUMNS = programs.gemm("nvfp4", rows=False)
 GROUPED = programs.grouped()
 GROUPED_MANY, GROUPED_FEW = (programs.grouped(groups=8, n=4096, typical=rows) for rows in (8192, 256))
 INT4 = programs.gemm("", "uint4_g128_f16")
-FP8_GROUPS, FP8_TURNS = (programs.gemm(*programs.FP8_BLOCKS, typical=rows, n=4096) for rows in (4096, 64))
+FP8_GROUPS, FP8_TURNS = (
+    programs.gemm(*programs.FP8_BLOCKS, typical=rows, n=4096, k=k) for rows, k in ((4096, 1024), (64, 7168))
+)
 FUSED = programs.gemm(*programs.FP8_BLOCKS, typical=4096, n=4096, bias=True)
 MXFP8_GROUPS = programs.gemm("mxfp8_e4m3", typical=4096, n=4096, k=4096)
 FEW_ROWS = {
