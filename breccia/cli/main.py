@@ -138,3 +138,25 @@ def conform(
         raise typer.Exit(2) from None
     if not table.passed:
         raise typer.Exit(1)
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A folder, an index, a .safetensors or a .gguf file.")],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    every: Annotated[bool, typer.Option("--every", help="A row for each tensor, not for each kind.")] = False,
+    only: Annotated[list[str] | None, typer.Option(help="Names with one of these parts.", metavar="PART")] = None,
+) -> None:
+    """Say what each tensor of a checkpoint is, and check its scales; exit code 1 where something is wrong."""
+    from rich.console import Console
+
+    from breccia.cli.inspect import Options, run
+    from breccia.errors import BrecciaError
+
+    try:
+        sound = run(Options(path, json, every, tuple(only or ())), Console())
+    except (BrecciaError, OSError) as error:
+        typer.echo(f"breccia inspect: {error}", err=True)
+        raise typer.Exit(2) from None
+    if not sound:
+        raise typer.Exit(1)
