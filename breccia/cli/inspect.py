@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from breccia.checkpoint import Checkpoint, Weight, open_checkpoint
 
@@ -95,7 +95,17 @@ def _show(checkpoint: Checkpoint, chosen: list[Weight], options: Options, consol
         name = weight.name if options.every else pattern(weight.name)
         key = name, weight.convention, weight.recipe, weight.shape, weight.dtype, weight.problem is None
         rows.setdefault(key, []).append(weight)
-    table = Table("tensor", "", "shape", "convention", "stored", "recipe", "bits/value", box=None, pad_edge=False)
+    table = Table(
+        Column("tensor", overflow="fold"),
+        "",
+        "shape",
+        "convention",
+        "stored",
+        "recipe",
+        "bits/value",
+        box=None,
+        pad_edge=False,
+    )
     for (name, *_), those in rows.items():
         first = those[0]
         recipe = "[red]problem[/]" if first.problem else escape(recipe_name(first) or "")
