@@ -206,6 +206,9 @@ class Checkpoint(Mapping[str, "ScaledTensor | HostArray"]):
         names = tuple(group.parts.values())
         first, problem = tensors[names[0]], group.problem
         recipe, shape = None, first.shape
+        odd = [name for name in names if tensors[name].dtype in ("BOOL", "C64")]
+        if problem is None and group.convention in CONVENTIONS and odd:
+            problem = f"{odd[0]} is {tensors[odd[0]].dtype}, which no part of a weight is"
         if problem is None and group.convention in CONVENTIONS:
             try:
                 recipe, shape = CONVENTIONS[group.convention].describe(Given(group, self._views(group), self.config))

@@ -56,7 +56,12 @@ class QuantConfig:
         groups = self.fields.get("config_groups")
         if not isinstance(groups, dict) or not groups:
             raise FormatError(f"{self.source or 'config.json'} has no config_groups, which say what the weights are")
-        found = [g for g in cast(dict[str, Any], groups).values() if isinstance(g, dict) and g.get("weights")]
+        found: list[dict[str, Any]] = []
+        for key, group in cast(dict[str, Any], groups).items():
+            if not isinstance(group, dict) or not isinstance(group.get("targets") or [], list):
+                raise FormatError(f"{self.source}: the group {key!r} must be an object whose targets are a list")
+            if isinstance(group.get("weights"), dict):
+                found.append(cast(dict[str, Any], group))
         named = [g for g in found if any(_names(t, module) for t in g.get("targets") or ())]
         by_class = [g for g in found if any(_is_class(t) for t in g.get("targets") or ())]
         fits = named or by_class

@@ -120,7 +120,7 @@ def _gptq_arguments(config: QuantConfig) -> dict[str, Any]:
         raise FormatError("GPTQ's weights need a config.json or quantize_config.json: version 1 and 2 look alike")
     known = {"gptq": 1, "gptq_v2": 2}
     version = config.fields.get("checkpoint_format") or "gptq"
-    if version not in known:
+    if not isinstance(version, str) or version not in known:
         raise UnsupportedError(f"{config.source}: checkpoint_format {version!r}; readable: gptq and gptq_v2")
     bits, group_size = config.integer("bits", default=4), config.integer("group_size", default=128)
     return {"bits": bits, "group_size": group_size, "version": known[version]}

@@ -74,6 +74,21 @@ def test_scales_of_powers_of_two_as_e8m0_called_scale(tmp_path: Path) -> None:
         assert np.array_equal(checkpoint["l.weight"].numpy(), data.astype(np.float32) * np.float32(2.0**-7))
 
 
+def test_fused_experts_of_modelopt(tmp_path: Path) -> None:
+    """One outer scale for each expert, and parts behind the name of the weight."""
+    experts = [breccia.to_modelopt(breccia.cast(values((16, 64), seed), recipes.nvfp4)) for seed in range(3)]
+    stacked = {part: np.stack([np.asarray(e[part]) for e in experts]) for part in experts[0]}
+    name = "model.layers.0.mlp.experts.gate_up_proj"
+    stored = {
+        name: stacked["weight"], f"{name}_weight_scale": stacked["weight_scale"],
+        f"{name}_weight_scale_2": stacked["weight_scale_2"], f"{name}_input_scale": np.ones(3, np.float32),
+    }  # fmt: skip
+    with open_checkpoint(write(tmp_path, stored, {"quant_method": "modelopt"}, 2)) as checkpoint:
+        assert list(checkpoint) == [name, f"{name}_input_scale"]
+        wanted = [breccia.from_modelopt(e).dequantize("float32") for e in experts]
+        assert np.array_equal(checkpoint[name].dequantize("float32"), np.stack(wanted))
+
+
 def test_quantizations_of_the_other_configuration_files(tmp_path: Path) -> None:
     stored, config, weights = gptq(1)()
     write(tmp_path / "a", stored)
