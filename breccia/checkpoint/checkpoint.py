@@ -101,6 +101,9 @@ class Checkpoint(Mapping[str, "ScaledTensor | HostArray"]):
 
     Arrays are views of the mapped files wherever a bridge keeps buffers: read-only, and valid after `close`. Values
     have the logical dtype that their bridge gives; `st.to("torch")` moves them. Use as a context manager.
+
+    Whoever cuts a file short while its views are in use makes looking at them fatal (SIGBUS): copy what must outlive
+    a file that others write.
     """
 
     def __init__(self, source: Source, config: QuantConfig, path: str) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from breccia.bridges.gguf_file import GGUFFile
 from breccia.bridges.safetensors_file import SafetensorsFile, load_json
-from breccia.errors import FormatError
+from breccia.errors import FormatError, UnsupportedError
 
 HostArray = np.ndarray[Any, np.dtype[Any]]
 Shape = tuple[int, ...]
@@ -45,10 +45,14 @@ class Source(Protocol):
 
 
 class GGUFSource:
-    """The tensors of one GGUF."""
+    """The tensors of one GGUF; raises UnsupportedError for one part of several, which alone is no checkpoint."""
 
     def __init__(self, path: Path) -> None:
         self.file = GGUFFile(path)
+        parts = self.file.metadata.get("split.count", 1)
+        if parts not in (0, 1):
+            self.file.close()
+            raise UnsupportedError(f"{path} is one of {parts} parts; join them first: llama-gguf-split --merge")
         self.tensors = {e.name: Tensor(e.name, e.kind, e.shape, e.nbytes) for e in self.file.entries.values()}
 
     def view(self, name: str) -> HostArray:

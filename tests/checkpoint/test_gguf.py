@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import breccia
-from breccia import FormatError, ScaledTensor
+from breccia import FormatError, ScaledTensor, UnsupportedError
 from breccia.bridges.gguf import KINDS
 from breccia.bridges.gguf_file import GGUFFile
 from breccia.checkpoint import open_checkpoint
@@ -73,6 +73,14 @@ def test_outer_scales_of_nvfp4_are_tensors_of_their_own(tmp_path: Path) -> None:
         assert list(checkpoint) == ["blk.0.up.weight"]
         assert checkpoint.weights["blk.0.up.weight"].recipe == st.recipe
         assert checkpoint["blk.0.up.weight"] == st
+
+
+def test_one_part_of_several_is_no_checkpoint(tmp_path: Path) -> None:
+    key = b"split.count"
+    pair = struct.pack("<Q", len(key)) + key + struct.pack("<IH", 2, 3)
+    (tmp_path / "m-00001-of-00003.gguf").write_bytes(header(0, 1, pair))
+    with pytest.raises(UnsupportedError, match="one of 3 parts; join them"):
+        open_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("cut", range(0, 1000, 41))
