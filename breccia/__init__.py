@@ -13,6 +13,7 @@ from breccia._version import __version__
 
 if TYPE_CHECKING:
     from breccia import bridges as bridges
+    from breccia import checkpoint as checkpoint
     from breccia import errors as errors
     from breccia import formats as formats
     from breccia import functions as functions
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
         to_torchao,
         to_transformer_engine,
     )
+    from breccia.checkpoint import open_checkpoint
     from breccia.delayed import delayed_init, delayed_update
     from breccia.errors import (
         BlockBorderError,
@@ -125,6 +127,7 @@ _HOMES = {
         "from_awq to_awq from_bitsandbytes to_bitsandbytes from_hqq to_hqq from_quark to_quark to_dlpack "
         "from_dlpack"
     ),
+    "breccia.checkpoint": "open_checkpoint",
     "breccia.delayed": "delayed_init delayed_update",
     "breccia.errors": (
         "BlockBorderError BrecciaError DTypeError FormatError GradientError PassError PluginError RecipeError "
@@ -149,6 +152,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.s
 _SUBMODULES = frozenset(
     (
         "bridges",
+        "checkpoint",
         "errors",
         "formats",
         "functions",
@@ -182,11 +186,14 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "from_gpt_oss", "to_gpt_oss", "from_modelopt", "to_modelopt", "from_gguf", "to_gguf", "from_mlx", "to_mlx",
     "from_gptq", "from_gptq_ordered", "to_gptq", "from_awq", "to_awq", "from_bitsandbytes", "to_bitsandbytes",
     "from_hqq", "to_hqq", "from_quark", "to_quark", "to_dlpack", "from_dlpack",
+    # whole checkpoints
+    "open_checkpoint",
     # errors
     "BrecciaError", "FormatError", "RecipeError", "ShapeError", "BlockBorderError", "DTypeError", "UnsupportedError",
     "UnknownSizeError", "TraceError", "GradientError", "PassError", "PluginError",
     # submodules
-    "bridges", "errors", "formats", "functions", "ir", "layouts", "numerics", "recipes", "scaling", "tensor", "testing",
+    "bridges", "checkpoint", "errors", "formats", "functions", "ir", "layouts", "numerics", "recipes", "scaling",
+    "tensor", "testing",
 ]  # fmt: skip
 
 

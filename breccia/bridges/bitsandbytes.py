@@ -143,7 +143,7 @@ def _absmax(parts: Parts, state: dict[str, Any]) -> HostArray:
 def _codebook(values: HostArray, kind: str) -> Format:
     if values.size != 16:
         raise FormatError(f"{PEER}: quant_map must have 16 values, got {values.size}")
-    book = tuple(map(float, values))
+    book = tuple(map(float, values.reshape(-1)))
     return (
         formats.nf4
         if book == formats.nf4.codebook

@@ -135,7 +135,10 @@ def _read_floats(parts: Parts, bits: int, weights: Any, dtype: Any) -> ScaledTen
         element = _FP4 if bits == 4 else formats.float6_e2m3fn
         codes = as_bytes(scale, "weight_scale", "float8_e8m0fnu")
         return ScaledTensor(data, codes, recipe_of(element, (_E8M0, (1, group))), shape=shape, dtype=logical)
-    outer = given_back(inverse(parts.take("weight_global_scale")).reshape(()), scale)
+    divisor = inverse(parts.take("weight_global_scale"))
+    if divisor.size != 1:
+        raise FormatError(f"{PEER}: weight_global_scale must be one number, got shape {divisor.shape}")
+    outer = given_back(divisor.reshape(()), scale)
     recipe = recipe_of(_FP4, (formats.float32, None), (_E4M3, (1, group)))
     scales = outer, as_bytes(scale, "weight_scale", "float8_e4m3fn")
     return ScaledTensor(data, recipe=recipe, shape=shape, scales=scales, dtype=logical)
@@ -191,6 +194,8 @@ def _plain(
 ) -> ScaledTensor:
     """A tensor of one level of float scales, per strategy."""
     shape, kind = tuple(data.shape), float_format(scale, "weight_scale")
+    if len(shape) < 2:
+        raise FormatError(f"{PEER}: a weight has at least two axes, got shape {shape}")
     block = _block(weights, shape)
     grid = () if block is None else grid_shape(shape, (1,) * (len(shape) - 2) + block)
     if entries(tuple(scale.shape)) != entries(grid):

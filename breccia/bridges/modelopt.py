@@ -134,6 +134,8 @@ def _block(shape: Shape, found: Shape, size: int) -> tuple[Block | None, Shape]:
     """(block, shape of the scales) from the shape that the scales came in; axes of 1 between blocks are dropped."""
     if entries(found) == 1:
         return None, ()
+    if len(shape) < 2:
+        raise FormatError(f"{PEER}: a weight has at least two axes, got shape {shape}")
     rows = (*shape[:-1], 1)
     if found in (shape[:-1], rows):
         return (1, None), rows

@@ -138,3 +138,56 @@ def conform(
         raise typer.Exit(2) from None
     if not table.passed:
         raise typer.Exit(1)
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A folder, an index, a .safetensors or a .gguf file.")],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    every: Annotated[bool, typer.Option("--every", help="A row for each tensor, not for each kind.")] = False,
+    only: Annotated[list[str] | None, typer.Option(help="Names with one of these parts.", metavar="PART")] = None,
+) -> None:
+    """Say what each tensor of a checkpoint is, and check its scales; exit code 1 where something is wrong."""
+    from rich.console import Console
+
+    from breccia.cli.inspect import Options, run
+    from breccia.errors import BrecciaError
+
+    try:
+        sound = run(Options(path, json, every, tuple(only or ())), Console())
+    except (BrecciaError, OSError) as error:
+        typer.echo(f"breccia inspect: {error}", err=True)
+        raise typer.Exit(2) from None
+    if not sound:
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(
+    a: Annotated[Path, typer.Argument(help="A checkpoint: a folder, an index, a .safetensors or a .gguf file.")],
+    b: Annotated[Path, typer.Argument(help="Another one, in any format.")],
+    tolerance: Annotated[
+        float, typer.Option(help="Allowed norm of a weight's differences, relative to A's.", min=0.0)
+    ] = 0.0,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(help="For names of B: a regular expression, = and what replaces it.", metavar="REGEX=TEXT"),
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Names with one of these parts.", metavar="PART")] = None,
+    common: Annotated[bool, typer.Option("--common", help="Pass over what one side alone has.")] = False,
+    every: Annotated[bool, typer.Option("--every", help="Print equal weights, too.")] = False,
+) -> None:
+    """Compare the values that two checkpoints decode to; exit code 1 unless all weights are equal."""
+    from rich.console import Console
+
+    from breccia.cli.verify import Options, run
+    from breccia.errors import BrecciaError
+
+    options = Options(a, b, tolerance, tuple(rename or ()), tuple(only or ()), common, every)
+    try:
+        same = run(options, Console())
+    except (BrecciaError, OSError) as error:
+        typer.echo(f"breccia verify: {error}", err=True)
+        raise typer.Exit(2) from None
+    if not same:
+        raise typer.Exit(1)
