@@ -56,7 +56,10 @@ class Backward:
 
     def emit_all(self, kind: type[BrecciaOp], *args: SSAValue, **props: Any) -> list[SSAValue]:
         """The results of a new op at the end of the block."""
-        op = kind.make(*args, **props)
+        return self.append(kind.make(*args, **props))
+
+    def append(self, op: BrecciaOp) -> list[SSAValue]:
+        """The results of `op`, put at the end of the block with the line of what is being differentiated."""
         self.block.add_op(op if self.place is None else with_location(op, self.place))
         return list(op.outs)
 

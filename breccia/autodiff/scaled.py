@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from xdsl.dialects import builtin
-from xdsl.ir import Attribute, SSAValue
+from xdsl.ir import SSAValue
 
 from breccia import formats
 from breccia.autodiff.backward import Backward, no_gradient, shape_of
@@ -27,7 +27,7 @@ from breccia.ir.ops import (
     ScalesOp,
     TransposeOp,
 )
-from breccia.ir.types import ScaledType, TensorType
+from breccia.ir.types import TensorType
 from breccia.numerics.decode import element_range
 
 _NARROW = (builtin.f16, builtin.bf16)
@@ -104,19 +104,17 @@ def transposed(b: Backward, x: SSAValue) -> SSAValue:
     return b.emit(TransposeOp, x, order=IntsAttr((*range(rank - 2), rank - 1, rank - 2)))
 
 
-def logical_dtype(x: SSAValue) -> Attribute:
-    """The dtype that a value stands for."""
-    assert isinstance(x.type, TensorType | ScaledType), "values are tensors"
-    return x.type.dtype
+def gradient_operand(b: Backward, x: SSAValue, w: SSAValue, g: SSAValue) -> SSAValue:
+    """The gradient of a product as its gradients multiply it: rounded to the narrow float of two plain operands."""
+    plain = [v.type.dtype for v in (x, w) if isinstance(v.type, TensorType)]
+    return b.convert(g, plain[0]) if len(plain) == 2 and plain[0] == plain[1] and plain[0] in _NARROW else g
 
 
 def matmul(b: Backward, op: MatmulOp, g: SSAValue) -> None:
     """Of plain operands in one narrow float, the products of the gradient are of that float too, as in frameworks."""
     x, w = op.args
     props: dict[str, Any] = {key: op.properties[key] for key in ("accuracy", "compute") if key in op.properties}
-    plain = isinstance(x.type, TensorType) and isinstance(w.type, TensorType)
-    if plain and logical_dtype(x) == logical_dtype(w) and logical_dtype(x) in _NARROW:
-        g = b.convert(g, logical_dtype(x))
+    g = gradient_operand(b, x, w, g)
     b.add(x, lambda: b.emit(MatmulOp, g, transposed(b, b.save(w)), **props))
     b.add(w, lambda: b.emit(MatmulOp, transposed(b, b.save(x)), g, **props))
 

@@ -9,7 +9,7 @@ of its own, since a module is compiled into one callable (and `@prepare`). Both 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -19,6 +19,7 @@ from xdsl.ir import BlockArgument, Operation, Region, SSAValue
 
 from breccia.autodiff import arrays, elementwise, scaled
 from breccia.autodiff.backward import Backward, Rule, differentiable, gradient_type, no_gradient, shape_of
+from breccia.autodiff.products import Product, differentiate_product, encode_products
 from breccia.errors import GradientError
 from breccia.ir import dims
 from breccia.ir.attributes import IntsAttr
@@ -47,6 +48,7 @@ from breccia.ir.ops import (
 )
 from breccia.ir.rewriting import erase_dead, functions, with_location
 from breccia.ir.types import ScaledType, TensorType, is_float
+from breccia.training import TrainingRecipe
 
 T = TypeVar("T")
 BACKWARD = "_backward"
@@ -101,12 +103,14 @@ class Differentiated:
         return [*gradients, *(given[s.kind][s.index] for s in self.saved)]
 
 
-def differentiate(module: ModuleOp, arguments: Sequence[int]) -> Differentiated:
+def differentiate(module: ModuleOp, arguments: Sequence[int], recipe: TrainingRecipe | None = None) -> Differentiated:
     """The forward and backward function of the only function of `module`, which is in traced form and stays as it is.
 
     arguments: positions of those whose gradients are wanted; arrays of floats. Results that are arrays of floats have
     gradients, stored elements and integers have none. Gradients are summed in f32 (f64 for f64) and rounded once, to
     the dtype of their argument. An argument that no such result depends on has a gradient of zeros.
+
+    recipe: by which products with a plain matrix on the right are encoded, forward and backward (see `products`).
 
     Raises GradientError where an op between has no gradient, naming the user's line, and for arguments without one.
 
@@ -130,6 +134,7 @@ def differentiate(module: ModuleOp, arguments: Sequence[int]) -> Differentiated:
         raise GradientError(f"a module of {len(found)} functions; gradients are made of a module with one")
     function = found[0]
     wanted = [_checked(function, i) for i in arguments]
+    products = {} if recipe is None else encode_products(function, recipe)
     returned = function.body.block.last_op
     assert isinstance(returned, ReturnOp), "a function ends with its return"
     outputs = list(returned.operands)
@@ -139,7 +144,7 @@ def differentiate(module: ModuleOp, arguments: Sequence[int]) -> Differentiated:
         seed = b.block.insert_arg(outputs[i].type, len(b.block.args))
         seed.name_hint = f"d{outputs[i].name_hint}" if outputs[i].name_hint else None
         b.add(outputs[i], lambda seed=seed: seed)
-    _run_rules(b, function)
+    _run_rules(b, function, products)
     gradients = [_gradient(b, argument) for argument in wanted]
     b.block.add_op(ReturnOp(*gradients))
     erase_dead(b.block)
@@ -192,16 +197,19 @@ def _followed(op: Operation) -> Sequence[SSAValue]:
     return op.args[:1] if isinstance(op, QuantizeOp) else op.operands
 
 
-def _run_rules(b: Backward, function: FuncOp) -> None:
+def _run_rules(b: Backward, function: FuncOp, products: Mapping[Operation, Product]) -> None:
     """The rule of every op that has the gradient of a result, from the last to the first."""
     for op in reversed(list(function.body.block.ops)):
         reached = [r for r in op.results if r in b.gradients]
         if not reached:
             continue
+        b.place = op
+        if op in products:
+            differentiate_product(b, products[op], b.gradients[reached[0]])
+            continue
         rule = RULES.get(type(op))
         if rule is None:
             raise no_gradient(op, "it deals with stored components; dequantize first, or stop_gradient its operand")
-        b.place = op
         rule(b, op, b.gradients[reached[0]])
     b.place = None
 
