@@ -95,3 +95,12 @@ float8_block = TrainingRecipe(x=_ROW_128, w=_SQUARE_128, dy=_ROW_128)
 TransformerEngine's `Float8BlockScaling`."""
 mxfp8 = TrainingRecipe(x=recipes.mxfp8_e4m3, w=recipes.mxfp8_e4m3, dy=recipes.mxfp8_e4m3)
 """MXFP8, E4M3 everywhere; the choices of TransformerEngine's `MXFP8BlockScaling`."""
+
+
+def named() -> dict[str, TrainingRecipe]:
+    """Every training recipe of this module by name.
+
+    >>> ", ".join(named())
+    'float8_current, float8_block, mxfp8'
+    """
+    return {name: value for name, value in globals().items() if isinstance(value, TrainingRecipe)}
