@@ -97,3 +97,24 @@ def test_a_traced_layer_trains_by_a_recipe() -> None:
         w = w - 5 * dw
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < losses[0] / 4
+
+
+@pytest.mark.parametrize("cast", [breccia.cast_ste, lambda x, r: breccia.dequantize(breccia.cast(x, r))])
+def test_fake_quantization_lets_gradients_through(cast: Callable[..., Any]) -> None:
+    (x,) = arguments_of([(4, 64)])
+    made = differentiate(trace(lambda x: cast(x, breccia.recipes.mxfp8_e4m3) * x, [x], {}).module, [0])
+    upstream = np.ones((4, 64), np.float32)
+    rounded = breccia.cast(x, breccia.recipes.mxfp8_e4m3).dequantize()
+    (found,) = gradients(made, [x], [upstream], wide=False)
+    np.testing.assert_allclose(found, rounded + x, rtol=1e-6)
+
+
+def test_errors_name_the_users_line() -> None:
+    def experts(x: Any, w: Any, offsets: Any) -> Any:
+        return breccia.grouped_matmul(x, w, offsets)
+
+    arguments = [*arguments_of([(6, 8), (2, 8, 4)]), np.int32([0, 2, 6])]
+    module = trace(experts, arguments, {}).module
+    line = experts.__code__.co_firstlineno + 1
+    with pytest.raises(breccia.GradientError, match=rf"test_peers\.py:{line}: grouped_matmul has no gradient"):
+        differentiate(module, [0, 1])
