@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from breccia import scaling as scaling
     from breccia import tensor as tensor
     from breccia import testing as testing
+    from breccia import training as training
     from breccia.bridges import (
         from_awq,
         from_bitsandbytes,
@@ -117,6 +118,7 @@ if TYPE_CHECKING:
         ScalingRecipe,
     )
     from breccia.tensor import ScaledTensor, from_buffer
+    from breccia.training import TrainingRecipe
 
 # Kept equal to the imports above, which are for type checkers alone, by tests/test_import.py.
 _HOMES = {
@@ -147,6 +149,7 @@ _HOMES = {
         "ScalingRecipe"
     ),
     "breccia.tensor": "ScaledTensor from_buffer",
+    "breccia.training": "TrainingRecipe",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 _SUBMODULES = frozenset(
@@ -163,6 +166,7 @@ _SUBMODULES = frozenset(
         "scaling",
         "tensor",
         "testing",
+        "training",
     )
 )
 
@@ -174,6 +178,8 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     # the recipes of breccia 0.1
     "ScalingRecipe", "DelayedScaling", "Float8CurrentScaling", "Float8BlockScaling", "MXFP8BlockScaling",
     "NVFP4BlockScaling", "INT4Scaling",
+    # training
+    "TrainingRecipe",
     # functions, eager and under `compile`
     "compile", "cast", "dequantize", "requantize", "cast_ste", "cast_ste_clipped", "delayed_init",
     "delayed_update", "matmul", "grouped_matmul",
@@ -193,7 +199,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "UnknownSizeError", "TraceError", "GradientError", "PassError", "PluginError",
     # submodules
     "bridges", "checkpoint", "errors", "formats", "functions", "ir", "layouts", "numerics", "recipes", "scaling",
-    "tensor", "testing",
+    "tensor", "testing", "training",
 ]  # fmt: skip
 
 

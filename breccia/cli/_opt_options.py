@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from breccia.cli._opt_gradients import Gradients
     from breccia.ir.pipeline import BrecciaPass
 
 
@@ -29,3 +30,4 @@ class Options:
     diagnostics: bool = False
     generic: bool = False
     locations: bool = False
+    gradients: Gradients | None = None

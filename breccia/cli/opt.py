@@ -19,6 +19,7 @@ from breccia.cli._opt_options import Options
 from breccia.errors import BrecciaError
 
 if TYPE_CHECKING:
+    from breccia.cli._opt_gradients import Gradients
     from breccia.cli._opt_input import Chunk, Parsed
     from breccia.ir.pipeline import BrecciaPass
 
@@ -82,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "-p", "--passes", default="", metavar="LIST", help="`a,b{option=value}`; `default`: the target's whole pipeline"
     )
+    add("--gradients", metavar="LIST", help="first, the forward and backward function: arguments by name, as `x,w`")
+    add("--training", metavar="NAME", help="with --gradients: the training recipe that products are encoded by")
     add("--target", metavar="NAME", help="what to lower for, such as numpy or triton:sm_90 (see --list-targets)")
     add("--emit", metavar="NAME", help="print the source that this target makes of the result")
     add("--interpret", action="store_true", help="run input and result on random values, and compare")
@@ -111,7 +114,18 @@ def _options(given: argparse.Namespace) -> Options:
         given.file, _passes(given.passes), _known_target(given.target), _known_target(given.emit), given.interpret,
         given.function, given.seed, _dims(given.dim), given.pad, given.print_between, given.verify_each,
         given.split_input_file, given.verify_diagnostics, given.generic, given.locations,
+        _gradients(given.gradients, given.training),
     )  # fmt: skip
+
+
+def _gradients(arguments: str | None, recipe: str | None) -> Gradients | None:
+    if arguments is None:
+        if recipe is not None:
+            raise UsageError("--training says how products are encoded for --gradients; give both")
+        return None
+    from breccia.cli._opt_gradients import Gradients
+
+    return Gradients(tuple(name.strip().removeprefix("%") for name in arguments.split(",")), recipe)
 
 
 def _known_target(name: str | None) -> str | None:
@@ -213,6 +227,10 @@ def _process(chunk: Chunk, options: Options) -> str:
         parsed.verify()
         if options.target is not None:
             _set_target(parsed, options.target)
+        if options.gradients is not None:
+            from breccia.cli._opt_gradients import both
+
+            parsed.module = both(parsed.module, options.gradients)
         before = parsed.module.clone()
         text = "".join(_apply(parsed, options))
         if options.interpret:

@@ -74,7 +74,11 @@ class Lookup(Expr):
 
 
 def add(a: Dim, b: Dim) -> Dim:
-    """A + b, folded; constants stand last."""
+    """A + b, folded; constants stand last.
+
+    >>> add(1, sub(Sym("M"), 1))
+    M
+    """
     if isinstance(a, int) and isinstance(b, int):
         return a + b
     if a == 0:
@@ -85,15 +89,26 @@ def add(a: Dim, b: Dim) -> Dim:
         return add(b, a)
     if isinstance(b, int) and isinstance(a, Op) and a.kind == "add" and isinstance(a.right, int):
         return add(a.left, a.right + b)
+    for rest, other in ((a, b), (b, a)):
+        if isinstance(rest, Op) and rest.kind == "sub" and rest.right == other:
+            return rest.left
     return Op("add", a, b)
 
 
 def sub(a: Dim, b: Dim) -> Dim:
-    """A - b, folded."""
+    """A - b, folded.
+
+    >>> sub(add(Sym("M"), Sym("N")), Sym("M")), sub(Sym("M"), sub(Sym("M"), 1))
+    (N, 1)
+    """
     if isinstance(a, int) and isinstance(b, int):
         return a - b
     if b == 0:
         return a
+    if isinstance(a, Op) and a.kind == "add" and b in (a.left, a.right):
+        return a.left if a.right == b else a.right
+    if isinstance(b, Op) and b.kind == "sub" and b.left == a:
+        return b.right
     return 0 if a == b else Op("sub", a, b)
 
 
