@@ -201,8 +201,18 @@ def merged(op: Operation, tags: list[Tags]) -> Tags:
         known = [t for t in here if t is not None]
         if len({t.dim for t in known}) > 1:
             raise RefusedError(max(t.dim for t in known))
+        if known and _stays(op, tags, axis - rank):
+            raise RefusedError(known[0].dim)
         out.append(max(known, key=lambda t: t.rate) if known else None)
     return tuple(out)
+
+
+def _stays(op: Operation, tags: list[Tags], axis: int) -> bool:
+    """True where one number of a walked axis meets many of an axis that is not walked: of all of its numbers, each
+    would have to meet all of those.
+    """
+    sizes = [(t[axis], shape(v)[axis]) for t, v in zip(tags, op.operands, strict=True) if -axis <= len(t)]
+    return all(size == 1 for tag, size in sizes if tag is not None) and any(s != 1 for t, s in sizes if t is None)
 
 
 def _dot_tags(op: Operation, a: Tags, b: Tags) -> Tags:

@@ -225,6 +225,12 @@ FUSED: Mapping[str, Case] = {
         f"%t = transpose %w [1, 0]\n%y = matmul %a, %t {MAINLOOPS}",
         {"y": plain("M, 70")},
     ),
+    "w.T, one tile of rows and of k": lambda: module(
+        {"a": scaled("64, 128", "1x128"), "w": scaled("256, 128", "128x128")},
+        "%t = transpose %w [1, 0]\n"
+        "%y = matmul %a, %t place_a #breccia.place<epilogue> place_b #breccia.place<epilogue>",
+        {"y": plain("64, 256")},
+    ),
     "w.T, mma": lambda: module(
         {"a": scaled("M, 96", "nvfp4"), "w": scaled("70, 96", "nvfp4")},
         "%t = transpose %w [1, 0]\n"

@@ -19,12 +19,13 @@ LEFT = {
     "1x128@mainloop x 128x128@mainloop 1x96x33": ["k"],
     "1x128@mainloop x 128x128@operand Mx200x33": ["k"],
     "w.T, mainloop": ["k"],
+    "w.T, one tile of rows and of k": ["n"],
     "slice and concat": ["m"],
     "grouped": ["e"],
     "grouped, with a bias": ["e"],
     "grouped, mainloop": ["e", "k"],
 }
-"""Dimensions that stay: scaled partial sums, rows that views cut, groups."""
+"""Dimensions that stay: scaled partial sums, scales that meet all rows, rows that views cut, groups."""
 
 
 def coarsened(case: str) -> list[KernelOp]:
