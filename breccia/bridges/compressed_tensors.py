@@ -93,7 +93,7 @@ def to_compressed_tensors(
 
     >>> from breccia import cast, recipes
     >>> tensors, scheme = to_compressed_tensors(cast(np.ones((2, 64), np.float32), recipes.int4_g32_f16))
-    >>> sorted(tensors), scheme["format"], scheme["weights"]["group_size"]
+    >>> sorted(tensors), scheme["format"], scheme["weights"].get("group_size")
     (['weight_packed', 'weight_scale', 'weight_shape'], 'pack-quantized', 32)
     """
     element, dtypes = st.recipe.element, level_dtypes(st)

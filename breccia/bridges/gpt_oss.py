@@ -48,8 +48,8 @@ def to_gpt_oss(st: ScaledTensor) -> tuple[Array, Array]:
 
     >>> import numpy as np
     >>> from breccia import cast
-    >>> [x.shape for x in to_gpt_oss(cast(np.ones((4, 64), np.float32), mxfp4))]
-    [(4, 2, 16), (4, 2)]
+    >>> tuple(x.shape for x in to_gpt_oss(cast(np.ones((4, 64), np.float32), mxfp4)))
+    ((4, 2, 16), (4, 2))
     """
     if (st.recipe.element, st.recipe.innermost.dtype) != (mxfp4.element, mxfp4.innermost.dtype) or (
         not same_blocks(st, (1, 32)) or st.ndim < 2 or st.shape[-1] % 32
