@@ -8,17 +8,15 @@ machine with MLX builds them, and exports what MLX makes of them.
 from __future__ import annotations
 
 import hashlib
-import linecache
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from types import ModuleType
+from functools import cached_property
 from typing import Any
 
 import mlx.core as mx
 
-from breccia.codegen.names import entry_name
-from breccia.errors import FormatError, UnsupportedError
+from breccia.codegen.loading import function_of, module_of
+from breccia.errors import UnsupportedError
 
 THREADS = 128
 """Threads of a threadgroup, as kernels are written for."""
@@ -120,19 +118,4 @@ def launch(source: str, entry: str, library: str = "mlx") -> Callable[..., Any]:
 
 def loaded(source: str, entry: str) -> Callable[..., Any]:
     """The function, whether it can be run here or not."""
-    function = getattr(_module(source), entry_name(entry), None)
-    if function is None:
-        raise FormatError(f"emitted source defines no function {entry_name(entry)!r}")
-    return function
-
-
-@lru_cache(maxsize=256)
-def _module(source: str) -> ModuleType:
-    name = f"breccia_metal_{hashlib.sha256(source.encode()).hexdigest()[:12]}"
-    filename = f"<{name}.py>"
-    # A time of None tells linecache.checkcache to keep the entry, although no file stands behind it.
-    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    module = ModuleType(name, "Emitted by breccia.")
-    module.__file__ = filename
-    exec(compile(source, filename, "exec", dont_inherit=True), module.__dict__)
-    return module
+    return function_of(module_of(source), entry)

@@ -9,15 +9,11 @@ of XLA. `interpreting` chooses for a while, for tests and for compiling ahead of
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import linecache
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -26,8 +22,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from breccia.codegen.names import entry_name
-from breccia.errors import FormatError
+from breccia.codegen.loading import function_of, module_of
 
 Array = Any
 _DTYPES = {
@@ -159,10 +154,7 @@ def launch(source: str, entry: str, library: str = "jax") -> Callable[..., Any]:
 
     Raises FormatError if there is none. The same source is compiled once in a process.
     """
-    function = getattr(_module(source), entry_name(entry), None)
-    if function is None:
-        raise FormatError(f"emitted source defines no function {entry_name(entry)!r}")
-    return _jitted(function)
+    return _jitted(function_of(module_of(source), entry))
 
 
 @lru_cache(maxsize=256)
@@ -173,15 +165,3 @@ def _jitted(function: Callable[..., Any]) -> Callable[..., Any]:
 
     compiled = jax.jit(run, static_argnums=0)
     return lambda *parts: compiled(interpreted(), parts)
-
-
-@lru_cache(maxsize=256)
-def _module(source: str) -> ModuleType:
-    name = f"breccia_{hashlib.sha256(source.encode()).hexdigest()[:12]}"
-    filename = f"<{name}.py>"
-    # A time of None tells linecache.checkcache to keep the entry, although no file stands behind it.
-    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    module = ModuleType(name, "Emitted by breccia.")
-    module.__file__ = filename
-    exec(compile(ast.parse(source, filename), filename, "exec", dont_inherit=True), module.__dict__)
-    return module
